@@ -1,0 +1,1 @@
+"""Readers, tokenizer, image transforms and the built-in data set."""

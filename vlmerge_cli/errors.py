@@ -1,0 +1,96 @@
+"""Every error a user can meet, and the exit code it ends with.
+
+VlmergeError            1   the user's data or machine
+├── UsageError          2   the command line or a settings file
+├── CheckpointError     1   a file that is missing, broken or not what it says
+├── LayoutError         1   keys that fit no layout, or a layout file that is wrong
+├── PlanError           1   experts that cannot be merged as asked; all problems at once
+├── MergeError          1   numbers that cannot be merged: NaN, a singular Gram sum
+├── DataError           1   a data set that is missing, broken or too bad to use
+├── TrainingError       1   a run that cannot go on: a NaN loss, a state that does not fit
+└── GateError           3   a limit that the user set was not met
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class VlmergeError(Exception):
+    """What happened, where, and what to do: one line, with a second for the place.
+
+    >>> print(VlmergeError("no such method 'lerp'", fix="did you mean 'interpolation'?"))
+    no such method 'lerp'
+      did you mean 'interpolation'?
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: str = "", fix: str = "") -> None:
+        super().__init__(what)
+        self.what, self.where, self.fix = what, where, fix
+
+    def __str__(self) -> str:
+        place = f"in {self.where}" if self.where else ""
+        tail = "; ".join(part for part in (place, self.fix) if part)
+        return f"{self.what}\n  {tail}" if tail else self.what
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.what, self.where, self.fix)
+
+
+class UsageError(VlmergeError):
+    exit_code = 2
+
+
+class CheckpointError(VlmergeError):
+    pass
+
+
+class LayoutError(VlmergeError):
+    pass
+
+
+class PlanError(VlmergeError):
+    pass
+
+
+class MergeError(VlmergeError):
+    pass
+
+
+class DataError(VlmergeError):
+    pass
+
+
+class TrainingError(VlmergeError):
+    pass
+
+
+class GateError(VlmergeError):
+    exit_code = 3
+
+
+def _rebuild(kind: type[VlmergeError], what: str, where: str, fix: str) -> VlmergeError:
+    return kind(what, where=where, fix=fix)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``did you mean 'x'?`` for a misspelt name, or the list of what there is."""
+    choices = sorted(known)
+    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean '{close[0]}'?"
+    if not choices:
+        return "there is none"
+    shown = ", ".join(choices[:12]) + (", ..." if len(choices) > 12 else "")
+    return f"choose one of: {shown}"
+
+
+def joined(problems: list[str], most: int = 20) -> str:
+    """Several problems as one indented list, cut at ``most``."""
+    lines = problems[:most]
+    if len(problems) > most:
+        lines = [*lines, f"... and {len(problems) - most} more"]
+    return "\n  ".join(lines)

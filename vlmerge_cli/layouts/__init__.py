@@ -1,0 +1,1 @@
+"""Naming schemes of checkpoint families, as data."""

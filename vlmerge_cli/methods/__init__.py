@@ -1,0 +1,1 @@
+"""Merge methods: pure functions of a group of arrays."""

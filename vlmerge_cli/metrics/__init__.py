@@ -1,0 +1,1 @@
+"""Distances between experts, as streaming accumulators."""

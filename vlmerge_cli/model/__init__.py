@@ -1,0 +1,1 @@
+"""The vision-language transformer in its five architectures."""

@@ -1,0 +1,63 @@
+"""Result rows (scores, distances, run facts) as JSON lines: the one form every table and figure is made from."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vlmerge_cli.errors import DataError
+
+
+@dataclass(frozen=True)
+class Record:
+    """One row: ``kind`` says what was measured, ``at`` where (model, layer, step, ...), ``values`` the numbers."""
+
+    kind: str
+    at: Mapping[str, Any] = field(default_factory=dict)
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False)
+
+
+def append(path: Path, record: Record) -> None:
+    """Add one row in a single write, so that a killed run loses at most the row it was writing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _drop_torn_line(path)
+    with open(path, "ab", buffering=0) as file:
+        file.write((record.to_json() + "\n").encode())
+
+
+def read(path: Path, kind: str | None = None) -> Iterator[Record]:
+    """The rows of ``path`` in order; a last line without its newline was never finished and is left out.
+
+    Raises DataError for a finished line that is not a record.
+    """
+    if not path.exists():
+        return
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith("\n"):
+                return
+            try:
+                record = Record(**json.loads(line))
+            except (ValueError, TypeError) as error:
+                raise DataError(f"line {number} is not a record: {error}", where=str(path)) from None
+            if kind is None or record.kind == kind:
+                yield record
+
+
+def _drop_torn_line(path: Path) -> None:
+    if not path.exists() or path.stat().st_size == 0:
+        return
+    with open(path, "rb+") as file:
+        file.seek(-1, os.SEEK_END)
+        if file.read(1) == b"\n":
+            return
+        file.seek(0)
+        whole = file.read()
+        file.truncate(whole.rfind(b"\n") + 1)

@@ -1,0 +1,1 @@
+"""What joins merging and training."""
