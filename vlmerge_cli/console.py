@@ -57,12 +57,12 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]
 
 @contextmanager
 def progress(what: str, total: int, unit: str = "bytes", quiet: bool = False) -> Iterator[Progress]:
-    """A bar with speed and time left on a terminal's stderr; silent in a pipe, with ``quiet``, and on ranks > 0.
+    """A bar with speed and time left on a terminal's stderr; silent in a pipe, when quiet, on ranks > 0.
 
     ``unit`` is ``bytes`` or the plural name of what is counted.
     """
     if quiet or not ranks.is_main() or not sys.stderr.isatty():
-        yield lambda amount: None
+        yield lambda _: None
         return
     from rich import progress as bars
     from rich.console import Console

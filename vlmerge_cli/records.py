@@ -1,4 +1,4 @@
-"""Result rows (scores, distances, run facts) as JSON lines: the one form every table and figure is made from."""
+"""Result rows (scores, distances, run facts) as JSON lines; every table and figure is made from them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vlmerge_cli.errors import DataError
 
 @dataclass(frozen=True)
 class Record:
-    """One row: ``kind`` says what was measured, ``at`` where (model, layer, step, ...), ``values`` the numbers."""
+    """One row: ``kind`` is what was measured, ``at`` where (model, layer, step), ``values`` the numbers."""
 
     kind: str
     at: Mapping[str, Any] = field(default_factory=dict)
