@@ -1,0 +1,266 @@
+"""Safetensors output that is whole or absent.
+
+The header is known before the first tensor is read, so the file is created at full size under a temporary
+name in the target's folder, filled at known offsets in any order, checked byte by byte count, synced and
+renamed. A temporary is locked while its process lives: an unlocked one was left by a killed run and is
+removed by the next run to the same target.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vlmerge_cli.checkpoint import header as headers
+from vlmerge_cli.checkpoint.header import Header, Spec
+from vlmerge_cli.checkpoint.reader import INDEX_NAME, SINGLE_NAME
+from vlmerge_cli.errors import CheckpointError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Buffer  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where output goes: a ``.safetensors`` file, or any other path as a folder.
+
+    ``extras`` are small files (name -> text) that a folder gets beside its weights.
+    """
+
+    path: Path
+    force: bool = False
+    sync: bool = True
+    max_shard_bytes: int = 5_000_000_000
+
+    @property
+    def is_file(self) -> bool:
+        return self.path.suffix == ".safetensors"
+
+    def check(self) -> None:
+        """Raises UsageError when the target exists and may not be replaced, or its folder is not there."""
+        if not self.path.parent.is_dir():
+            raise UsageError(f"no such folder: {self.path.parent}")
+        if self.path.exists() or self.path.is_symlink():
+            if self.path.is_dir() == self.is_file:
+                kind = "folder" if self.path.is_dir() else "file"
+                fix = "a name in .safetensors is a file, any other a folder"
+                raise UsageError(f"{self.path} is a {kind}", fix=fix)
+            if not self.force:
+                raise UsageError(f"{self.path} exists", fix="replace it with --force, or name another -o/--output")
+
+
+class Output:
+    """Files being written; every tensor of ``specs`` must get each of its bytes once."""
+
+    def __init__(self, folder: Path, files: Mapping[str, Header]) -> None:
+        self._fds: list[int] = []
+        self._place: dict[str, tuple[int, int, int]] = {}  # key -> fd, start, stop
+        self._lock = threading.Lock()
+        try:
+            for name, header in files.items():
+                self._create(folder / name, header)
+        except BaseException:
+            self.close()
+            raise
+        self._missing = {key: stop - start for key, (_, start, stop) in self._place.items()}
+
+    def write(self, key: str, offset: int, data: Buffer) -> None:
+        """Put ``data`` at ``offset`` of ``key``; from any thread, in any order."""
+        fd, start, stop = self._place[key]
+        view = memoryview(data).cast("B")
+        assert start + offset + len(view) <= stop, (key, offset, len(view), stop - start)
+        with self._lock:
+            self._missing[key] -= len(view)
+        position = start + offset
+        while view:
+            count = os.pwrite(fd, view, position)
+            view, position = view[count:], position + count
+
+    def finish(self, sync: bool) -> None:
+        wrong = {key: count for key, count in self._missing.items() if count}
+        assert not wrong, f"bytes written do not match the header: {dict(list(wrong.items())[:3])}"
+        if sync:
+            for fd in self._fds:
+                os.fsync(fd)
+
+    def close(self) -> None:
+        for fd in self._fds:
+            os.close(fd)
+        self._fds = []
+
+    def _create(self, path: Path, header: Header) -> None:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self._fds.append(fd)
+        _reserve(fd, header.num_bytes)
+        os.pwrite(fd, header.raw, 0)
+        for key, tensor in header.tensors.items():
+            self._place[key] = (fd, tensor.start, tensor.stop)
+
+
+@contextmanager
+def create(
+    target: Target,
+    specs: Mapping[str, Spec],
+    metadata: Mapping[str, str],
+    extras: Mapping[str, bytes] | None = None,
+) -> Iterator[Output]:
+    """Write ``specs`` to ``target``: the block fills the Output; leaving it without an error commits.
+
+    A folder is written beside the old one and swapped for it as a whole, with its shards, their index and
+    ``extras``. Any error, a full disk or Ctrl-C leaves what was there before.
+    Raises UsageError (Target.check) and CheckpointError for what the file system refuses.
+    """
+    target.check()
+    remove_leftovers(target.path)
+    try:
+        with _temporary(target.path, folder=not target.is_file) as temporary:
+            if target.is_file:
+                files = {temporary.name: headers.build(specs, metadata)}
+                output = Output(temporary.parent, files)
+            else:
+                files, index = _sharded(specs, metadata, target.max_shard_bytes)
+                output = Output(temporary, files)
+                for name, content in {**(extras or {}), **index}.items():
+                    (temporary / name).write_bytes(content)
+            try:
+                yield output
+                output.finish(target.sync)
+            finally:
+                output.close()
+            _swap(temporary, target)
+    except OSError as error:
+        raise _refused(error, target.path) from error
+
+
+def _sharded(
+    specs: Mapping[str, Spec], metadata: Mapping[str, str], max_shard_bytes: int
+) -> tuple[dict[str, Header], dict[str, bytes]]:
+    """Headers by file name, and the index file when there is more than one shard."""
+    shards: list[dict[str, Spec]] = [{}]
+    filled = 0
+    for key in sorted(specs):
+        size = specs[key].num_bytes
+        if shards[-1] and filled + size > max_shard_bytes:
+            shards.append({})
+            filled = 0
+        shards[-1][key] = specs[key]
+        filled += size
+    if len(shards) == 1:
+        return {SINGLE_NAME: headers.build(shards[0], metadata)}, {}
+    names = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
+    total = sum(spec.num_bytes for spec in specs.values())
+    weight_map = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
+    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+    files = {name: headers.build(shard, metadata) for name, shard in zip(names, shards, strict=True)}
+    return files, {INDEX_NAME: (json.dumps(index, indent=2) + "\n").encode()}
+
+
+# --- temporaries ----------------------------------------------------------------------------------------------
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove the temporaries that killed runs to this target left behind; those of living runs stay."""
+    for leftover in path.parent.glob(f".{_escaped(path.name)}.*.partial"):
+        with suppress(OSError), _locked(leftover):
+            _remove(leftover)
+
+
+@contextmanager
+def _temporary(path: Path, folder: bool) -> Iterator[Path]:
+    """A locked, empty temporary beside ``path``; removed on the way out unless it was renamed."""
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.partial"
+    if folder:
+        temporary.mkdir()
+    else:
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    try:
+        with _locked(temporary):
+            yield temporary
+    finally:
+        _remove(temporary)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold an advisory lock on a file or folder; BlockingIOError when another process has it."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):  # a file system without locks
+                raise
+        yield
+    finally:
+        os.close(fd)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _swap(temporary: Path, target: Target) -> None:
+    """Give the temporary its final name; a folder that is in the way is moved aside first, then removed."""
+    if target.sync and temporary.is_dir():
+        for path in temporary.iterdir():
+            _sync_path(path)
+        _sync_path(temporary)
+    if temporary.is_dir() and target.path.exists():
+        aside = target.path.parent / f".{target.path.name}.{secrets.token_hex(4)}.partial"
+        target.path.rename(aside)
+        try:
+            temporary.rename(target.path)
+        except OSError:
+            aside.rename(target.path)
+            raise
+        _remove(aside)
+    else:
+        temporary.replace(target.path)
+    if target.sync:
+        _sync_path(target.path.parent)
+
+
+def _sync_path(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _reserve(fd: int, num_bytes: int) -> None:
+    """Give the file its size at once: twice as fast to fill, and a full disk shows before any work."""
+    try:
+        os.posix_fallocate(fd, 0, num_bytes)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+            raise
+        os.ftruncate(fd, num_bytes)
+
+
+def _escaped(name: str) -> str:
+    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
+
+
+def _refused(error: OSError, path: Path) -> CheckpointError:
+    fix = {
+        errno.ENOSPC: "free some space, or write elsewhere with -o/--output",
+        errno.EDQUOT: "free some space, or write elsewhere with -o/--output",
+        errno.EFBIG: "this system limits the size of a file: use a folder and --max-shard-size",
+        errno.EACCES: "choose a folder you may write to with -o/--output",
+        errno.EROFS: "choose a folder you may write to with -o/--output",
+    }.get(error.errno or 0, "")
+    return CheckpointError(f"cannot write {path}: {error.strerror or error}", fix=fix)
