@@ -6,7 +6,6 @@ the bytes of the output do not depend on the number of threads.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from vlmerge_cli.checkpoint.dtypes import DTYPES, num_bytes
 from vlmerge_cli.checkpoint.reader import Checkpoint
 from vlmerge_cli.checkpoint.writer import Output
 from vlmerge_cli.errors import MergeError
+from vlmerge_cli.merging import parallel
 from vlmerge_cli.merging.arrays import Arrays, make_arrays
 from vlmerge_cli.merging.plan import Copy, Drop, Merge, Plan, Same, Step, sources_of
 from vlmerge_cli.methods.method import Group
@@ -50,45 +50,25 @@ class Piece:
 def execute(job: Job, output: Output, advance: Callable[[int], object] = lambda _: None) -> None:
     """Fill ``output``; ``advance`` is told the input bytes done. Raises MergeError for what cannot be merged."""
     arrays = make_arrays(job.device)
-    pieces = list(_pieces(job, arrays.chunk_elements))
     whole = any(not job.plan.method.elementwise(step.slot) for step in job.plan.merges)
-    with _one_blas_thread() if whole and job.device == "cpu" else nullcontext():
-        _steady_malloc()
-        workers = [_Worker(job, output, arrays if n == 0 else make_arrays(job.device)) for n in range(job.threads)]
-        _run(workers, pieces, advance)
+    with parallel.one_blas_thread() if whole and job.device == "cpu" else nullcontext():
+        parallel.run(
+            lambda: _Worker(job, output, make_arrays(job.device)).do,
+            list(_pieces(job, arrays.chunk_elements)),
+            job.threads,
+            lambda piece: advance(_input_bytes(job, piece)),
+        )
 
 
-def _run(workers: list[_Worker], pieces: list[Piece], advance: Callable[[int], object]) -> None:
-    """Let the workers take the pieces in order; the first error stops them all and is raised here."""
-    queue, lock, errors = iter(pieces), threading.Lock(), []
-    stop = threading.Event()
+def _input_bytes(job: Job, piece: Piece) -> int:
+    tensor = job.checkpoint.tensors[sources_of(piece.step)[0]]
+    count = len(sources_of(piece.step))
+    return piece.count if _is_raw(job, piece.step) else count * num_bytes(tensor.dtype, piece.count)
 
-    def work(worker: _Worker) -> None:
-        try:
-            while not stop.is_set():
-                with lock:
-                    piece = next(queue, None)
-                if piece is None:
-                    return
-                done = worker.do(piece)
-                with lock:
-                    advance(done)
-        except BaseException as error:
-            errors.append(error)
-            stop.set()
 
-    threads = [threading.Thread(target=work, args=(worker,), daemon=True) for worker in workers[1:]]
-    for thread in threads:
-        thread.start()
-    try:
-        work(workers[0])
-        for thread in threads:
-            thread.join()
-    except BaseException:
-        stop.set()
-        raise
-    if errors:
-        raise errors[0]
+def _is_raw(job: Job, step: Step) -> bool:
+    """Whether a step moves bytes as they are; its pieces then count bytes, not elements."""
+    return isinstance(step, Copy) and job.checkpoint.tensors[step.source].dtype == job.plan.specs[step.target].dtype
 
 
 class _Worker:
@@ -98,24 +78,21 @@ class _Worker:
         self.job, self.output, self.arrays = job, output, arrays
         self._buffer = np.empty(COPY_BYTES, np.uint8)
 
-    def do(self, piece: Piece) -> int:
-        """Input bytes that were used."""
+    def do(self, piece: Piece) -> None:
         step = piece.step
         if isinstance(step, Merge):
             self._merge(step, piece)
-            return len(step.sources) * num_bytes(self._dtype(step), piece.count)
-        if isinstance(step, Same):
-            return self._same(step)
-        assert isinstance(step, Copy)
-        if self._dtype(step) == self.job.plan.specs[step.target].dtype:
+        elif isinstance(step, Same):
+            self._same(step)
+        elif _is_raw(self.job, step):
+            assert isinstance(step, Copy)
             buffer = self._buffer[: piece.count]
             self.job.checkpoint.read_into(step.source, buffer, piece.first)
             self.output.write(step.target, piece.first, buffer)
-            return piece.count
-        wide = self.job.checkpoint.tensors[step.source].dtype
-        array = self._load("copy", step.source, piece, "float64" if wide == "F64" else "float32")
-        self._store(step, piece, array)
-        return num_bytes(wide, piece.count)
+        else:
+            assert isinstance(step, Copy)
+            wide = "float64" if self._dtype(step) == "F64" else "float32"
+            self._store(step, piece, self._load("copy", step.source, piece, wide))
 
     def _merge(self, step: Merge, piece: Piece) -> None:
         job, spec = self.job, self.job.plan.specs[step.target]
@@ -134,7 +111,7 @@ class _Worker:
             raise self._non_finite(step, experts)
         self._store(step, piece, merged)
 
-    def _same(self, step: Same) -> int:
+    def _same(self, step: Same) -> None:
         first, *others = (self.job.checkpoint.read(key) for key in step.sources.values())
         for expert, data in zip(list(step.sources)[1:], others, strict=True):
             if data != first:
@@ -143,7 +120,6 @@ class _Worker:
                 fix = f"whole numbers are never averaged; leave it out with --keep '{step.slot.label}'"
                 raise MergeError(what, where=self.job.checkpoint.name, fix=fix)
         self.output.write(step.target, 0, first)
-        return len(first) * len(step.sources)
 
     def _load(self, name: str, key: str, piece: Piece, wide: str) -> Any:
         return self.arrays.load(name, self.job.checkpoint, key, piece.first, piece.count, wide)
@@ -201,19 +177,7 @@ def _pieces(job: Job, chunk_elements: int) -> Iterator[Piece]:
         size, chunk = tensor.num_elements, chunk_elements
         if isinstance(step, Same) or (isinstance(step, Merge) and not job.plan.method.elementwise(step.slot)):
             chunk = max(size, 1)
-        elif isinstance(step, Copy) and tensor.dtype == job.plan.specs[step.target].dtype:
+        elif _is_raw(job, step):
             size, chunk = tensor.num_bytes, COPY_BYTES
         for first in range(0, size, chunk):
             yield Piece(step, first, min(chunk, size - first))
-
-
-def _one_blas_thread() -> Any:
-    """Slots go side by side, each on one BLAS thread: faster, and the same bytes on every machine."""
-    from threadpoolctl import threadpool_limits
-
-    return threadpool_limits(1, "blas")
-
-
-def _steady_malloc() -> None:
-    """Freeing one large block teaches glibc to keep such blocks instead of giving pages back each time."""
-    np.empty(16 << 20, np.uint8)
