@@ -8,6 +8,7 @@ import typer
 
 from vlmerge_cli import console
 from vlmerge_cli.checkpoint.writer import Target
+from vlmerge_cli.commands.method_options import with_method_options
 from vlmerge_cli.commands.options import (
     CheckpointArgument,
     DeviceOption,
@@ -16,7 +17,6 @@ from vlmerge_cli.commands.options import (
     ThreadsOption,
     find_layout,
     parse_bytes,
-    with_method_options,
 )
 from vlmerge_cli.methods import METHODS
 
