@@ -54,7 +54,7 @@ def load(name: str) -> Any:
     module = import_module(f"vlmerge_cli.commands.{name}")
     app = getattr(module, "app", None)
     if app is None:
-        app = typer.Typer(add_completion=False)
+        app = typer.Typer(add_completion=False, rich_markup_mode=None)
         app.command(name)(module.command)
     found = typer.main.get_command(app)
     found.name = name
@@ -65,6 +65,7 @@ app = typer.Typer(
     name="vlmerge",
     cls=LazyGroup,
     no_args_is_help=True,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
