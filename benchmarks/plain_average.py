@@ -1,6 +1,6 @@
 """The script people write by hand: load everything with torch, average v and l (and vl), save.
 
-    python benchmarks/plain_average.py IN.safetensors OUT.safetensors
+python benchmarks/plain_average.py IN.safetensors OUT.safetensors
 """
 
 import re

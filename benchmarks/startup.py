@@ -1,6 +1,6 @@
 """How long a command takes that does next to nothing: ``vlmerge --help`` and ``vlmerge inspect``.
 
-    python -m benchmarks.startup
+python -m benchmarks.startup
 """
 
 from __future__ import annotations
