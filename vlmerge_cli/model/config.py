@@ -1,7 +1,7 @@
-"""What a model is, as one frozen value: sizes, which parts each expert owns, which heads it has. No torch here.
+"""What a model is, as one frozen value: sizes, what each expert owns, which heads it has. No torch here.
 
-The sharing of the paper's section 3 is three choices. Attention that every expert owns brings its norm (norm1),
-an FFN that every expert owns brings its norm (norm2), and norms alone can be owned.
+The sharing of the paper's section 3 is three choices. Attention that every expert owns brings its norm
+(norm1), an FFN that every expert owns brings its norm (norm2), and norms alone can be owned.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ class ModelConfig:
     own_attention: bool = True  # each expert its own attention and norm1
     own_ffn: bool = True  # each expert its own FFN and norm2
     own_norms: bool = True  # each expert its own norm1 and norm2
-    joint_below_fusion: bool = False  # attend jointly in every layer (published custom-LN; shared attention only)
+    joint_below_fusion: bool = (
+        False  # attend jointly in every layer (published custom-LN; shared attention only)
+    )
     layer_scale: float = 0.1  # start value of gamma_1 and gamma_2
     drop_path: float = 0.1  # of the last layer; grows linearly from 0 at the first
     dropout: float = 0.1  # of the text embeddings, the only dropout
@@ -69,7 +71,7 @@ class ModelConfig:
             object.__setattr__(self, "own_norms", True)
         object.__setattr__(self, "heads", tuple(name for name in HEADS if name in self.heads))
 
-    # --- what follows from the fields -------------------------------------------------------------------------
+    # --- what follows from the fields -----------------------------------------------------------------------
 
     @property
     def architecture(self) -> str:
@@ -104,10 +106,10 @@ class ModelConfig:
         """The experts of a layer: the top ones also have vl."""
         return ("v", "l", "vl") if layer >= self.fusion_layer else ("v", "l")
 
-    # --- other configurations ---------------------------------------------------------------------------------
+    # --- other configurations -------------------------------------------------------------------------------
 
     def change(self, **changes: Any) -> ModelConfig:
-        """This configuration with some fields changed; ``architecture`` sets the three own_* fields at once."""
+        """This configuration with some fields changed; ``architecture`` sets all three own_* fields."""
         name = changes.pop("architecture", None)
         if name is not None:
             changes = {**sharing_of(name), **changes}
@@ -118,7 +120,7 @@ class ModelConfig:
         """The configuration of what merging all experts gives."""
         return self.change(architecture="agnostic")
 
-    # --- stored form ------------------------------------------------------------------------------------------
+    # --- stored form ----------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
         """For ``config.json`` and the safetensors metadata."""
@@ -126,7 +128,7 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any], where: str = "") -> ModelConfig:
-        """The inverse of to_dict; raises UsageError for another tool's file, unknown keys and wrong values."""
+        """The inverse of to_dict; UsageError for another tool's file, unknown keys and wrong values."""
         values = dict(stored)
         kind = values.pop("model_type", MODEL_TYPE)
         if kind != MODEL_TYPE:
@@ -138,10 +140,10 @@ class ModelConfig:
         except UsageError as error:
             raise UsageError(error.what, where=where, fix=error.fix) from None
 
-    # --- checks -----------------------------------------------------------------------------------------------
+    # --- checks ---------------------------------------------------------------------------------------------
 
     def _take_types(self) -> list[str]:
-        """Turn whole numbers into floats and lists into tuples where the field says so; name what cannot be."""
+        """Whole numbers to floats and lists to tuples where the field says so; names what cannot be."""
         problems = []
         for field in fields(self):
             value = getattr(self, field.name)
@@ -149,7 +151,9 @@ class ModelConfig:
                 if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
                     problems.append(f"heads must be a list of names, not {value!r}")
                     continue
-                problems += [f"no head {name!r}: {nearest(name, HEADS)}" for name in value if name not in HEADS]
+                problems += [
+                    f"no head {name!r}: {nearest(name, HEADS)}" for name in value if name not in HEADS
+                ]
                 object.__setattr__(self, "heads", tuple(value))
             elif field.type == "float" and type(value) is int:
                 object.__setattr__(self, field.name, float(value))
@@ -159,7 +163,9 @@ class ModelConfig:
 
     def _find_problems(self) -> list[str]:
         sizes = [f for f in fields(self) if f.type == "int" and f.name != "fusion_layer"]
-        problems = [f"{f.name} is {getattr(self, f.name)}, below 1" for f in sizes if getattr(self, f.name) < 1]
+        problems = [
+            f"{f.name} is {getattr(self, f.name)}, below 1" for f in sizes if getattr(self, f.name) < 1
+        ]
         if problems:
             return problems
         if self.image_px % self.patch_px:
@@ -169,7 +175,9 @@ class ModelConfig:
         if not 0 <= self.fusion_layer < self.num_layers:
             problems.append(f"fusion_layer {self.fusion_layer} is not among the {self.num_layers} layers")
         if self.positions not in ("relative", "absolute"):
-            problems.append(f"positions {self.positions!r}: {nearest(self.positions, ['relative', 'absolute'])}")
+            problems.append(
+                f"positions {self.positions!r}: {nearest(self.positions, ['relative', 'absolute'])}"
+            )
         if self.max_text_tokens < 2:
             problems.append("max_text_tokens is below 2")
         if self.positions == "relative" and self.max_text_tokens > self.text_bias_tokens:
@@ -237,6 +245,6 @@ def preset(name: str, **changes: Any) -> ModelConfig:
 
 
 def grid_of(num_rows: int, num_other_rows: int) -> int | None:
-    """g of a relative position table with (2g-1)² patch rows beside ``num_other_rows`` others; None when there is no such g."""
+    """g of a position table with (2g-1)² patch rows and so many others; None if there is no such g."""
     side = math.isqrt(max(num_rows - num_other_rows, 0))
     return (side + 1) // 2 if side % 2 and side**2 == num_rows - num_other_rows else None

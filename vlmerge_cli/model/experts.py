@@ -1,4 +1,4 @@
-"""A module that every expert owns, or that all share. Which tokens belong to whom is an argument, never state."""
+"""A module that every expert owns, or that all share. Whose tokens are whose is an argument, never state."""
 
 from __future__ import annotations
 
@@ -25,6 +25,6 @@ def by_part(module: nn.Module, x: Tensor, parts: Parts) -> Tensor:
     """A tokenwise module on (B, T, width): each expert's on its own tokens, a shared one on all at once."""
     if len(parts) == 1 or not isinstance(module, nn.ModuleDict):
         return of(module, parts[0][0])(x)  # type: ignore[no-any-return]
-    pieces = x.split([num_tokens for _, num_tokens in parts], dim=1)
+    pieces = torch.split(x, [num_tokens for _, num_tokens in parts], dim=1)
     done = [module[expert](piece) for (expert, _), piece in zip(parts, pieces, strict=True)]
     return torch.cat(done, dim=1)

@@ -1,17 +1,19 @@
 """What is put on top of the transformer for each task, under the published names.
 
-Segmentation has no published head. Here it is one linear map of every patch, enlarged to the image: the decoder
-of Segmenter's linear variant (Strudel et al., 2021, "Segmenter: Transformer for Semantic Segmentation"). It adds
-one matrix, so that a score tells about the transformer that was merged and not about a decoder trained on top.
+Segmentation has no published head. Here it is one linear map of every patch, enlarged to the image: the
+decoder of Segmenter's linear variant (Strudel et al., 2021, "Segmenter: Transformer for Semantic
+Segmentation"). It adds one matrix, so that a score tells about the transformer that was merged and not
+about a decoder trained on top.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from vlmerge_cli.model.config import ModelConfig
 
@@ -21,7 +23,8 @@ LOGIT_SCALE = math.log(1 / 0.07)
 #: Head -> the parts of the model that it needs.
 PARTS: dict[str, tuple[str, ...]] = {
     "itc": (
-        "ifm_text_proj", "ifm_image_proj", "ifm_vl_text_proj", "ifm_vl_image_proj", "logit_scale", "logit_vl_scale",
+        "ifm_text_proj", "ifm_image_proj", "ifm_vl_text_proj", "ifm_vl_image_proj",
+        "logit_scale", "logit_vl_scale",
     ),
     "itm": ("pooler", "itm_score"),
     "mlm": ("mlm_score",),
@@ -56,20 +59,22 @@ class Wrapped(nn.Module):
 
 
 class MaskedWords(nn.Module):
-    """decoder(norm(gelu(dense(x)))) + bias: (..., width) to (..., vocabulary). Not tied to the word embeddings."""
+    """decoder(norm(gelu(dense(x)))) + bias: (..., width) to (..., vocabulary); not tied to the words."""
 
     def __init__(self, width: int, vocab_size: int) -> None:
         super().__init__()
-        self.transform = nn.ModuleDict({
-            "dense": nn.Linear(width, width),
-            "LayerNorm": nn.LayerNorm(width, eps=1e-12),
-        })
+        self.transform = nn.ModuleDict(
+            {
+                "dense": nn.Linear(width, width),
+                "LayerNorm": nn.LayerNorm(width, eps=1e-12),
+            }
+        )
         self.decoder = nn.Linear(width, vocab_size, bias=False)
         self.bias = nn.Parameter(torch.zeros(vocab_size))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.transform["LayerNorm"](F.gelu(self.transform["dense"](x)))
-        return F.linear(x, self.decoder.weight, self.bias)
+        x = self.transform["LayerNorm"](functional.gelu(self.transform["dense"](x)))
+        return functional.linear(x, self.decoder.weight, self.bias)
 
 
 def classifier(width: int, hidden: int, num_outputs: int) -> nn.Sequential:
@@ -82,7 +87,7 @@ def classifier(width: int, hidden: int, num_outputs: int) -> nn.Sequential:
 def build(config: ModelConfig) -> dict[str, nn.Module | nn.Parameter]:
     """The parts of all heads of a configuration, by name."""
     w = config.width
-    make = {
+    make: dict[str, Callable[[], nn.Module]] = {
         "pooler": lambda: Pooler(w),
         "itm_score": lambda: Wrapped(w, 2, bias=True),
         "mlm_score": lambda: MaskedWords(w, config.vocab_size),

@@ -1,4 +1,4 @@
-"""The configuration of a published checkpoint, read off its keys and shapes; for files that carry none. No torch."""
+"""The configuration of a checkpoint that carries none, read off its keys and shapes. No torch here."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def infer_config(shapes: Shapes, where: str = "", **known: Any) -> ModelConfig:
         raise CheckpointError(f"not the weights of a vision-language model: no {what}", where=where)
     width, _, patch_px, _ = shapes[needed[0]]
     found: dict[str, Any] = {
-        "width": width, "patch_px": patch_px, "num_layers": max(layers) + 1, "vocab_size": shapes[needed[1]][0],
+        "width": width, "patch_px": patch_px, "num_layers": max(layers) + 1,
+        "vocab_size": shapes[needed[1]][0],
         **_sharing(shapes), **_heads(shapes),
     }  # fmt: skip
     fc1 = next((shape for key, shape in shapes.items() if key.endswith("fc1.weight")), None)

@@ -36,9 +36,10 @@ def init_buffers(model: VLModel) -> None:
 def init_weights(model: VLModel) -> None:
     """Set every parameter, from the global random generator.
 
-    Linear maps of the blocks: truncated normal of std 0.02, then the attention's projection and both maps of the
-    FFN of layer i (0-based) divided by √(2(i+1)). Embeddings, pooler and heads: normal of std 0.02. Patch map:
-    PyTorch's default. Biases and the relative position table 0, norms 1 and 0, layer scale as configured.
+    Linear maps of the blocks: truncated normal of std 0.02, then the attention's projection and both maps
+    of the FFN of layer i (0-based) divided by √(2(i+1)). Embeddings, pooler and heads: normal of std 0.02.
+    Patch map: PyTorch's default. Biases and the relative position table 0, norms 1 and 0, layer scale as
+    configured.
     """
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Embedding):

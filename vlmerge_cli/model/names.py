@@ -1,7 +1,7 @@
 """Other names for the same weights: the published BEiT and ViT files and the Hub's ``transformers`` BEiT.
 
-Each translation gives the agnostic names of this package. A tensor that has no place there keeps its own name, so
-that a report can list it as not used.
+Each translation gives the agnostic names of this package. A tensor that has no place there keeps its own
+name, so that a report can list it as not used.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from torch import Tensor
 
 from vlmerge_cli.errors import CheckpointError
 
-#: The relative position tables of an image-only checkpoint, turned into one: (patch rows + 3, layers × heads).
+#: The position tables of an image-only checkpoint, turned into one: (patch rows + 3, layers × heads).
 IMAGE_TABLE = "image_relative_position_bias_table"
 
 Tensors = Mapping[str, Tensor]
-#: Our key -> (tensor, the source's own key or keys).
-Named = dict[str, tuple[Tensor, str]]
+#: Our key -> (tensor, the keys of the source that it is made of).
+Named = dict[str, tuple[Tensor, tuple[str, ...]]]
 
 
 def form_of(keys: Mapping[str, object]) -> str:
@@ -38,7 +38,7 @@ def translated(tensors: Tensors, where: str) -> tuple[Named, str]:
     """
     form = form_of(tensors)
     if form == "vision-language":
-        return {key: (tensors[key], key) for key in tensors}, form
+        return {key: (tensors[key], (key,)) for key in tensors}, form
     if form == "beit":
         return _merge_tables(_split_biases(_from_beit(tensors)), where), form
     if form == "transformers":
@@ -48,7 +48,7 @@ def translated(tensors: Tensors, where: str) -> tuple[Named, str]:
     raise CheckpointError(f"weights of an unknown form: keys {first}, ...", where=where, fix=fix)
 
 
-# --- the published file ---------------------------------------------------------------------------------------
+# --- the published file -------------------------------------------------------------------------------------
 
 
 def _from_beit(tensors: Tensors) -> Named:
@@ -56,19 +56,20 @@ def _from_beit(tensors: Tensors) -> Named:
     for key in tensors:
         bare = key.removeprefix("transformer.")
         bare = re.sub(r"^fc_norm\.", "norm.", bare)  # models with mean pooling keep their final norm there
-        named["transformer." + bare] = (tensors[key], key)
+        named["transformer." + bare] = (tensors[key], (key,))
     return named
 
 
-# --- the Hub's ------------------------------------------------------------------------------------------------
+# --- the Hub's ----------------------------------------------------------------------------------------------
 
+_TABLE = "relative_position_bias_table"
 _OUTSIDE = {
     "embeddings.cls_token": "cls_token",
     "embeddings.mask_token": "mask_token",
     "embeddings.position_embeddings": "pos_embed",
     "embeddings.patch_embeddings.projection.weight": "patch_embed.proj.weight",
     "embeddings.patch_embeddings.projection.bias": "patch_embed.proj.bias",
-    "encoder.relative_position_bias.relative_position_bias_table": "rel_pos_bias.relative_position_bias_table",
+    f"encoder.relative_position_bias.{_TABLE}": f"rel_pos_bias.{_TABLE}",
     "layernorm.weight": "norm.weight",
     "layernorm.bias": "norm.bias",
     "pooler.layernorm.weight": "norm.weight",
@@ -99,45 +100,44 @@ def _from_transformers(tensors: Tensors) -> Named:
             ours = f"transformer.blocks.{match[1]}.{_INSIDE[old]}{match[2][len(old) :]}" if old else key
         else:
             ours = "transformer." + _OUTSIDE[bare] if bare in _OUTSIDE else key
-        named[key if ours in named else ours] = (tensors[key], key)
+        named[key if ours in named else ours] = (tensors[key], (key,))
     return named
 
 
 def _join_qkv(named: Named, where: str) -> Named:
     """Separate query, key and value to one (3·width, width) matrix and the two biases."""
     out: Named = {}
-    for key, (tensor, source) in named.items():
+    for key, (tensor, sources) in named.items():
         match = re.fullmatch(r"(transformer\.blocks\.\d+\.attn\.)(query|key|value)\.(weight|bias)", key)
         if not match:
-            out[key] = (tensor, source)
+            out[key] = (tensor, sources)
         elif match[3] == "bias":
-            if match[2] != "key":  # a bias of the key cancels in the softmax
-                out[f"{match[1]}{match[2][0]}_bias"] = (tensor, source)
-            else:
-                out[source] = (tensor, source)
+            ours = sources[0] if match[2] == "key" else f"{match[1]}{match[2][0]}_bias"
+            out[ours] = (tensor, sources)  # a bias of the key cancels in the softmax: no place for it
         elif match[2] == "query":
             parts = [f"{match[1]}{part}.weight" for part in ("query", "key", "value")]
             missing = [part for part in parts if part not in named]
             if missing:
-                raise CheckpointError(f"{source} has no partner {missing[0].rsplit('.', 2)[1]}", where=where)
-            sources = " + ".join(named[part][1] for part in parts)
-            out[f"{match[1]}qkv.weight"] = (torch.cat([named[part][0] for part in parts]), sources)
+                what = missing[0].rsplit(".", 2)[1]
+                raise CheckpointError(f"no {what} weight beside {sources[0]}", where=where)
+            joined = torch.cat([named[part][0] for part in parts])
+            out[f"{match[1]}qkv.weight"] = (joined, tuple(named[part][1][0] for part in parts))
     return out
 
 
-# --- both -----------------------------------------------------------------------------------------------------
+# --- both ---------------------------------------------------------------------------------------------------
 
 
 def _split_biases(named: Named) -> Named:
     """A full ``qkv.bias`` (3·width) to q_bias and v_bias; the key's part cancels in the softmax."""
     out: Named = {}
-    for key, (tensor, source) in named.items():
+    for key, (tensor, sources) in named.items():
         if key.endswith("attn.qkv.bias"):
             q, _, v = tensor.chunk(3)
             stem = key.removesuffix("qkv.bias")
-            out[f"{stem}q_bias"], out[f"{stem}v_bias"] = (q, source), (v, source)
+            out[f"{stem}q_bias"], out[f"{stem}v_bias"] = (q, sources), (v, sources)
         else:
-            out[key] = (tensor, source)
+            out[key] = (tensor, sources)
     return out
 
 
@@ -148,13 +148,15 @@ def _merge_tables(named: Named, where: str) -> Named:
     each = [f"transformer.blocks.{layer}.attn.relative_position_bias_table" for layer in sorted(layers)]
     present = [key for key in each if key in named]
     if shared in named:
-        table, source = named.pop(shared)
-        named[IMAGE_TABLE] = (table.repeat(1, len(layers)), source)
+        table, sources = named.pop(shared)
+        named[IMAGE_TABLE] = (table.repeat(1, len(layers)), sources)
     elif present:
         if len(present) < len(each):
             missing = next(key for key in each if key not in named)
-            raise CheckpointError(f"some layers have a relative position table, but there is no {missing}", where=where)
+            raise CheckpointError(
+                f"some layers have a relative position table, but there is no {missing}", where=where
+            )
         pairs = [named.pop(key) for key in each]
-        sources = f"{pairs[0][1]} ... {pairs[-1][1]}"
+        sources = tuple(source for _, names in pairs for source in names)
         named[IMAGE_TABLE] = (torch.cat([tensor for tensor, _ in pairs], dim=1), sources)
     return named

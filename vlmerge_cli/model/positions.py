@@ -1,7 +1,7 @@
 """The relative position bias: which row of its table serves which pair of tokens, and tables of other sizes.
 
-One table serves all layers: (rows, layers × heads), layer i in columns heads·i ... heads·(i+1)-1. With a grid of
-g×g patches and room for T text tokens its rows are, from the top (published layout):
+One table serves all layers: (rows, layers × heads), layer i in columns heads·i ... heads·(i+1)-1. With a
+grid of g×g patches and room for T text tokens its rows are, from the top (published layout):
 
     (2g-1)²   patch to patch, (yq-yk+g-1)·(2g-1) + (xq-xk+g-1)            query minus key
     3         image [CLS] to patch, patch to [CLS], [CLS] to [CLS]
@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional
 
 
 class Room(NamedTuple):
@@ -79,8 +79,8 @@ def resize_table(table: Tensor, old: Room, new: Room) -> Tensor:
     """A table for another image size or text length: (old rows, columns) to (new rows, columns).
 
     Patch rows are resized bicubically as a picture of (2g-1)² distances, rows with a [CLS] and across the
-    modalities are kept. Text distances keep their own row; those that the old table was too short for take the
-    nearest that it had.
+    modalities are kept. Text distances keep their own row; those that the old table was too short for take
+    the nearest that it had.
     """
     assert len(table) == old.num_rows, (len(table), old)
     patches, rest = table[: old.num_patch_rows], table[old.num_patch_rows :]
@@ -106,7 +106,7 @@ def _resize_square(rows: Tensor, old: int, new: int) -> Tensor:
     if old == new:
         return rows
     picture = rows.t().reshape(1, -1, old, old).float()  # (1, columns, old, old)
-    resized = F.interpolate(picture, size=(new, new), mode="bicubic", align_corners=False)
+    resized = functional.interpolate(picture, size=(new, new), mode="bicubic", align_corners=False)
     return resized.view(-1, new * new).t().to(rows.dtype)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from vlmerge_cli.model.attention import Attention
@@ -22,7 +22,7 @@ class FeedForward(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))  # type: ignore[no-any-return]
+        return self.fc2(functional.gelu(self.fc1(x)))  # type: ignore[no-any-return]
 
 
 class Block(nn.Module):
@@ -44,7 +44,7 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, parts: Parts, bias: Tensor | None, mask: Tensor | None, keep: Tensor | None
     ) -> Tensor:
-        """x (B, T, width), bias (heads, T, T), mask (B, T), keep (2, B): what each half of the block is scaled by.
+        """x (B, T, width), bias (heads, T, T), mask (B, T), keep (2, B) that scales each half of the block.
 
         Several ``parts`` attend to each other, so they must share their attention.
         """
@@ -92,7 +92,13 @@ class Transformer(nn.Module):
         """x (B, T, width) through some layers; bias (layers, heads, T, T), keep (all layers, 2, B)."""
         for place, layer in enumerate(layers):
             block = self.blocks[layer]
-            inputs = (x, parts, None if bias is None else bias[place], mask, None if keep is None else keep[layer])
+            inputs = (
+                x,
+                parts,
+                None if bias is None else bias[place],
+                mask,
+                None if keep is None else keep[layer],
+            )
             if self.recompute and torch.is_grad_enabled():
                 # Nothing in a block is random, so no random state has to be kept for running it again.
                 x = checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)

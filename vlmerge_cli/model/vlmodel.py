@@ -6,16 +6,17 @@
                                                               ┌─ layers F ... N-1 as vl  the joint pass
     image (B, 3, px, px)  -> embed -> layers 0 ... F-1 as v  ─┴─ as v or vl, like the text
 
-A ``State`` is what one modality is after layer F-1 (F = fusion_layer). It does not depend on the other modality, so
-it is computed once and used in any number of passes and pairings:
+A ``State`` is what one modality is after layer F-1 (F = fusion_layer). It does not depend on the other
+modality, so it is computed once and used in any number of passes and pairings:
 
     text, image = model.text(ids, mask), model.image(pixels)
     cosine = model.features(text) @ model.features(image).T        # ITC
     joint = model.fuse(text, image[hard])                          # ITM, with other images
     joint = model.fuse(State.cat([text, text]), State.cat([image, image[hard]]))
 
-Only when something random is on (dropout or stochastic depth, see ``is_random``) is that not quite what separate
-passes would do; ``joint`` is the pass by itself, with one stochastic-depth decision a sample for both modalities.
+Only when something random is on (dropout or stochastic depth, see ``is_random``) is that not quite what
+separate passes would do; ``joint`` is the pass by itself, with one stochastic-depth decision a sample for
+both modalities.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from vlmerge_cli.errors import UsageError
 from vlmerge_cli.model import heads, positions
@@ -41,8 +42,9 @@ from vlmerge_cli.model.transformer import Transformer
 class State:
     """One modality below the fusion layers.
 
-    ``expert`` is v or l; ``hidden`` (B, T, width) comes out of layer F-1; ``mask`` (B, T) is False at padding (None:
-    there is none). ``embedded`` (B, T, width) goes into layer 0: it is kept only where the joint pass starts there.
+    ``expert`` is v or l; ``hidden`` (B, T, width) comes out of layer F-1; ``mask`` (B, T) is False at
+    padding (None: there is none). ``embedded`` (B, T, width) goes into layer 0: it is kept only where the
+    joint pass starts there.
     """
 
     expert: str
@@ -81,8 +83,8 @@ class VLModel(HubFolder, nn.Module):
         model = VLModel(preset("base", architecture="specific", heads=("itc", "itm", "mlm")))
         model = VLModel.from_pretrained("path/to/folder", heads=("vqa",), image_px=480)
 
-    Built without memory under ``torch.device("meta")``; ``init=False`` leaves its numbers undefined for a caller
-    that will set them all.
+    Built without memory under ``torch.device("meta")``; ``init=False`` leaves its numbers undefined for a
+    caller that will set them all.
     """
 
     def __init__(self, config: ModelConfig, *, init: bool = True) -> None:
@@ -108,7 +110,7 @@ class VLModel(HubFolder, nn.Module):
         if init:
             init_weights(self)
 
-    # --- parts ------------------------------------------------------------------------------------------------
+    # --- parts ----------------------------------------------------------------------------------------------
 
     @property
     def room(self) -> positions.Room:
@@ -129,10 +131,12 @@ class VLModel(HubFolder, nn.Module):
         if part is None:
             needed = next(head for head, parts in heads.PARTS.items() if name in parts)
             fix = f"build or load it with heads that name {needed!r}"
-            raise UsageError(f"the model has no {name}: its heads are {', '.join(self.config.heads) or 'none'}", fix=fix)
+            raise UsageError(
+                f"the model has no {name}: its heads are {', '.join(self.config.heads) or 'none'}", fix=fix
+            )
         return part
 
-    # --- below the fusion layers ------------------------------------------------------------------------------
+    # --- below the fusion layers ----------------------------------------------------------------------------
 
     def text(self, ids: Tensor, mask: Tensor | None = None, *, keep: Tensor | None = None) -> State:
         """Text to its state: ids (B, T), mask (B, T), 0 or False at padding."""
@@ -154,7 +158,9 @@ class VLModel(HubFolder, nn.Module):
         px, row = self.config.image_px, 2 if second else 1
         if image.shape[-2:] != (px, px):
             fix = "resize the images, or load the model with another image_px"
-            raise UsageError(f"images of {image.shape[-2]}×{image.shape[-1]}, the model takes {px}×{px}", fix=fix)
+            raise UsageError(
+                f"images of {image.shape[-2]}×{image.shape[-1]}, the model takes {px}×{px}", fix=fix
+            )
         if row >= self.config.num_token_types:
             raise UsageError("only a model with the nlvr2 head takes a second image", fix="heads=('nlvr2',)")
         return self.transformer.embed(image) + self.token_type_embeddings.weight[row]  # (B, 1 + g², width)
@@ -164,10 +170,10 @@ class VLModel(HubFolder, nn.Module):
         hidden = self._run_alone(embedded, layers, expert, expert, mask, keep)
         return State(expert, hidden, mask, embedded if self.config.joint_below_fusion else None)
 
-    # --- the fusion layers ------------------------------------------------------------------------------------
+    # --- the fusion layers ----------------------------------------------------------------------------------
 
     def alone(self, state: State, expert: str | None = None, *, keep: Tensor | None = None) -> Tensor:
-        """One modality to the end, by its own expert or by ``vl`` (second ITC path): (B, T, width), normed."""
+        """One modality to the end, by its own expert or by ``vl`` (second ITC path): (B, T, width)."""
         top = range(self.config.fusion_layer, self.config.num_layers)
         x = self._run_alone(state.hidden, top, state.expert, expert or state.expert, state.mask, keep)
         return self.transformer.norm(x)  # type: ignore[no-any-return]
@@ -187,7 +193,9 @@ class VLModel(HubFolder, nn.Module):
             text, pixels = self._embed_text(ids), self._embed_image(image, second)
             mask = None if mask is None else mask.bool()
             return self._meet(text, pixels, mask, range(self.config.num_layers), keep)
-        return self.fuse(self.text(ids, mask, keep=keep), self.image(image, second=second, keep=keep), keep=keep)
+        return self.fuse(
+            self.text(ids, mask, keep=keep), self.image(image, second=second, keep=keep), keep=keep
+        )
 
     def forward(self, ids: Tensor, mask: Tensor | None, image: Tensor) -> Joint:
         """The joint pass."""
@@ -200,11 +208,13 @@ class VLModel(HubFolder, nn.Module):
         index = self.image_index if modality == "v" else self.text_index[:num_tokens, :num_tokens]
         return self._run(x, layers, ((expert, num_tokens),), index, mask, keep)
 
-    def _meet(self, text: Tensor, image: Tensor, mask: Tensor | None, layers: range, keep: Tensor | None) -> Joint:
-        """Side by side, text first; below the fusion layers (if ``layers`` begins there) as l and v, then as vl."""
+    def _meet(
+        self, text: Tensor, image: Tensor, mask: Tensor | None, layers: range, keep: Tensor | None
+    ) -> Joint:
+        """Side by side, text first: as l and v below the fusion layers (if it starts there), then as vl."""
         num_text, num_image = text.shape[1], image.shape[1]
         x = torch.cat([text, image], dim=1)  # (B, T + 1 + g², width)
-        mask = None if mask is None else F.pad(mask, (0, num_image), value=True)
+        mask = None if mask is None else functional.pad(mask, (0, num_image), value=True)
         keep = self._draw_keep(x) if keep is None else keep
         index = self._joint_index(num_text)
         fusion = self.config.fusion_layer
@@ -225,7 +235,7 @@ class VLModel(HubFolder, nn.Module):
         return self.transformer.run(x, layers, parts, bias, mask, keep)
 
     def _joint_index(self, num_text: int) -> Tensor:
-        """Rows of the table for ``num_text`` tokens of text, which may be fewer than the model has room for."""
+        """Rows of the table for ``num_text`` tokens of text, maybe fewer than the model has room for."""
         room = self.config.max_text_tokens
         if num_text == room:
             return self.joint_index
@@ -234,21 +244,21 @@ class VLModel(HubFolder, nn.Module):
         return torch.cat([rows[:, :num_text], rows[:, room:]], dim=1)
 
     def _draw_keep(self, like: Tensor) -> Tensor | None:
-        """Stochastic depth (layers, 2, B): 0 where a sample skips a half of a block, 1 / (1 - rate) elsewhere."""
+        """Stochastic depth (layers, 2, B): 0 where a sample skips half a block, 1 / (1 - rate) elsewhere."""
         if not self.training or self.config.drop_path == 0:
             return None
         rates = torch.linspace(0, self.config.drop_path, self.config.num_layers, device=like.device)
         kept = 1 - rates[:, None, None]  # (layers, 1, 1)
         return torch.rand(len(rates), 2, len(like), device=like.device).lt(kept).float() / kept
 
-    # --- what the heads say -----------------------------------------------------------------------------------
+    # --- what the heads say ---------------------------------------------------------------------------------
 
     def features(self, state: State, *, second: bool = False) -> Tensor:
-        """For retrieval and ITC: the projected first token, of length 1, (B, width); ``second``: the vl path."""
+        """For retrieval and ITC: the first token, projected, of length 1, (B, width); ``second``: by vl."""
         side = "text" if state.expert == "l" else "image"
         first_token = self.alone(state, "vl" if second else None)[:, 0]
         projected = self._head(f"ifm_vl_{side}_proj" if second else f"ifm_{side}_proj")(first_token)
-        return F.normalize(projected.float(), dim=-1)
+        return functional.normalize(projected.float(), dim=-1)
 
     def pooled(self, joint: Joint) -> Tensor:
         """tanh(dense(text [CLS])), (B, width)."""
@@ -282,7 +292,8 @@ class VLModel(HubFolder, nn.Module):
         """Logits of segments for each pixel, (B, num_segments, px, px)."""
         patches = self._head("seg_classifier")(self.alone(image)[:, 1:])  # (B, g², num_segments)
         coarse = patches.transpose(1, 2).unflatten(2, (self.config.grid, self.config.grid))
-        return F.interpolate(coarse, size=(self.config.image_px,) * 2, mode="bilinear", align_corners=False)
+        size = (self.config.image_px, self.config.image_px)
+        return functional.interpolate(coarse, size=size, mode="bilinear", align_corners=False)
 
 
 def _given(x: Tensor | None) -> Tensor:
