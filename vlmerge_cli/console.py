@@ -39,7 +39,7 @@ def show_json(document: Any) -> None:
 
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table; the first column is left-aligned, the others right-aligned."""
+    """A table; columns of numbers are right-aligned."""
     if not ranks.is_main():
         return
     from rich.box import SIMPLE_HEAD
@@ -47,8 +47,10 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    rows = [list(row) for row in rows]
     for index, name in enumerate(columns):
-        table.add_column(name, justify="left" if index == 0 else "right", overflow="fold")
+        numeric = index > 0 and all(row[index][:1] in "-+.0123456789" for row in rows)
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
     wide = None if sys.stdout.isatty() else 200  # a pipe has no width to fit into

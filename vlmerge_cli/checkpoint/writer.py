@@ -165,7 +165,7 @@ def _sharded(
     return files, {INDEX_NAME: (json.dumps(index, indent=2) + "\n").encode()}
 
 
-# --- temporaries ----------------------------------------------------------------------------------------------
+# --- temporaries ---
 
 
 def remove_leftovers(path: Path) -> None:
@@ -213,24 +213,34 @@ def _remove(path: Path) -> None:
 
 
 def _swap(temporary: Path, target: Target) -> None:
-    """Give the temporary its final name; a folder that is in the way is moved aside first, then removed."""
+    """Give the temporary its final name; a folder that is in the way changes places with it."""
     if target.sync and temporary.is_dir():
         for path in temporary.iterdir():
             _sync_path(path)
         _sync_path(temporary)
     if temporary.is_dir() and target.path.exists():
-        aside = target.path.parent / f".{target.path.name}.{secrets.token_hex(4)}.partial"
-        target.path.rename(aside)
-        try:
-            temporary.rename(target.path)
-        except OSError:
-            aside.rename(target.path)
-            raise
-        _remove(aside)
+        _exchange(temporary, target.path)  # the old folder now has the temporary's name and is removed with it
     else:
         temporary.replace(target.path)
     if target.sync:
         _sync_path(target.path.parent)
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Let two folders change names in one step (Linux's renameat2), or else in three."""
+    import ctypes
+
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    libc = ctypes.CDLL(None, use_errno=True)
+    if hasattr(libc, "renameat2"):
+        if libc.renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0:
+            return
+        if ctypes.get_errno() not in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(other))
+    aside = other.with_name(f".{other.name}.{secrets.token_hex(4)}.old")
+    other.rename(aside)
+    one.rename(other)
+    aside.rename(one)
 
 
 def _sync_path(path: Path) -> None:

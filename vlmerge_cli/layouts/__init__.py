@@ -1,1 +1,7 @@
-"""Naming schemes of checkpoint families, as data."""
+"""Naming schemes of checkpoint families, as data: one YAML file each."""
+
+#: Built-in layouts in the order in which detection prefers them; each is NAME.yaml in this folder.
+LAYOUTS = (
+    "vl-merging",
+    "vlmo",
+)

@@ -1,0 +1,101 @@
+"""The command line: a table of commands, each loaded when it is called, and the one place where errors end."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from vlmerge_cli import __version__
+from vlmerge_cli.errors import VlmergeError
+
+#: name -> one line of help; the command is ``command`` (or the Typer ``app``) in vlmerge_cli/commands/NAME.py.
+COMMANDS = {
+    "inspect": "What is inside a checkpoint: layout, experts, sizes. Reads headers only.",
+    "merge": "Merge the experts of a checkpoint into one modality-agnostic transformer.",
+    "distance": "How far the experts are apart: L2, cosine, SSD, TSSD. Will they merge?",
+    "layouts": "List, show and check the naming schemes that vlmerge knows.",
+}
+
+
+class LazyGroup(TyperGroup):
+    """Knows its commands by name and help; imports a command's module only to run it."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return TyperCommand(cmd_name, help=COMMANDS[cmd_name]) if cmd_name in COMMANDS else None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, found, rest = super().resolve_command(ctx, args)
+        return name, load(name) if name and found else found, rest
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except VlmergeError as error:
+            _end(f"error: {error}", error.exit_code, ctx.params["debug"])
+        except KeyboardInterrupt:
+            _end("interrupted", 130, ctx.params["debug"])
+        except BrokenPipeError:  # the reader of a pipe has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(0) from None
+        except (OSError, MemoryError) as error:
+            _end(f"error: {type(error).__name__}: {error}", 1, ctx.params["debug"])
+
+
+def load(name: str) -> Any:
+    """The command of a module, ready to run."""
+    module = import_module(f"vlmerge_cli.commands.{name}")
+    app = getattr(module, "app", None)
+    if app is None:
+        app = typer.Typer(add_completion=False, rich_markup_mode=None)
+        app.command(name)(module.command)
+    found = typer.main.get_command(app)
+    found.name = name
+    return found
+
+
+app = typer.Typer(
+    name="vlmerge",
+    cls=LazyGroup,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"vlmerge {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def vlmerge(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Merge the vision, language and cross-modal transformers of one checkpoint into a single transformer."""
+
+
+def main() -> None:
+    app()
+
+
+def _end(message: str, code: int, debug: bool) -> None:
+    """Say what went wrong on stderr and leave with ``code``; with ``debug``, show where it came from."""
+    if debug:
+        import traceback
+
+        traceback.print_exc()
+    print(message, file=sys.stderr, flush=True)
+    raise SystemExit(code)

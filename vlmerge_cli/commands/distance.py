@@ -1,0 +1,115 @@
+"""``vlmerge distance``: how far the experts are apart."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vlmerge_cli import console
+from vlmerge_cli.commands.options import (
+    CheckpointArgument,
+    JsonOption,
+    LayoutOption,
+    ThreadsOption,
+    find_layout,
+)
+
+
+def command(
+    checkpoint: CheckpointArgument,
+    pair: Annotated[
+        list[str] | None,
+        typer.Option("--pair", metavar="v,l|all", help="Experts to compare; repeatable.", show_default="v,l"),
+    ] = None,
+    by: Annotated[str, typer.Option("--by", metavar="layer|module|slot", help="What a row stands for.")] = "layer",
+    truncate: Annotated[
+        float, typer.Option("--truncate", min=0, max=1, help="Share of entries that TSSD zeroes, the smallest.")
+    ] = 0.5,
+    weights_only: Annotated[bool, typer.Option("--weights-only", help="Leave out biases and norms.")] = False,
+    fail_above: Annotated[
+        list[str] | None,
+        typer.Option("--fail-above", metavar="tssd=0.02", help="End with exit code 3 above this; repeatable."),
+    ] = None,
+    csv: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="Write the rows as CSV ('-': stdout).")
+    ] = None,
+    layout: LayoutOption = None,
+    threads: ThreadsOption = None,
+    json: JsonOption = False,
+) -> None:
+    """L2, cosine, SSD and TSSD between the experts of CKPT: the smaller, the better they merge."""
+    from vlmerge_cli import devices
+    from vlmerge_cli.checkpoint.reader import open_checkpoint
+    from vlmerge_cli.errors import GateError, UsageError, nearest
+    from vlmerge_cli.layouts.survey import find
+    from vlmerge_cli.merging import measure
+
+    if by not in measure.GROUPINGS:
+        raise UsageError(f"--by {by}", fix=nearest(by, measure.GROUPINGS))
+    with open_checkpoint(checkpoint) as opened:
+        survey, _ = find(opened.tensors, find_layout(layout), checkpoint)
+        known = measure.pairs(survey)
+        if not known:
+            raise UsageError(f"{checkpoint} is modality-agnostic: it has no two experts to compare")
+        asked = pair or [",".join(known[0])]
+        chosen = known if "all" in asked else [measure.parse_pair(text, survey) for text in asked]
+        workers = threads or min(4, devices.num_cpus())
+        found = []
+        for one in dict.fromkeys(chosen):
+            with console.progress(f"{one[0]} and {one[1]}", 2 * opened.num_bytes, quiet=json) as advance:
+                found.append(measure.measure(opened, survey, one, by, truncate, weights_only, workers, advance))
+        about = {"checkpoint": checkpoint, "layout": survey.layout.name, "architecture": survey.architecture}
+    if json:
+        console.show_json(_document(about, found))
+    if csv is not None:
+        _write_csv(csv, found)
+    if not json and csv != Path("-"):
+        for distances in found:
+            _show(distances, by)
+    failed = [sentence for distances in found for sentence in measure.gate(distances, fail_above or [])]
+    if failed:
+        raise GateError("; ".join(failed))
+
+
+def _document(about: dict[str, Any], found: list[Any]) -> dict[str, Any]:
+    """The first pair's whole at the top level, and the rows of every pair."""
+
+    def whole(distances: Any) -> dict[str, Any]:
+        return {"pair": list(distances.pair)} | asdict(distances.whole)
+
+    rows = [{"pair": list(d.pair)} | asdict(row) for d in found for row in d.rows]
+    return about | whole(found[0]) | {"pairs": [whole(d) for d in found], "rows": rows}
+
+
+def _cells(row: Any) -> list[str]:
+    return [row.at, str(row.num_weights), *(repr(getattr(row, name)) for name in ("l2", "cosine", "ssd", "tssd"))]
+
+
+def _write_csv(path: Path, found: list[Any]) -> None:
+    import csv
+    import io
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["pair", "at", "num_weights", "l2", "cosine", "ssd", "tssd"])
+    for distances in found:
+        for row in (distances.whole, *distances.rows):
+            writer.writerow(["-".join(distances.pair), *_cells(row)])
+    if path == Path("-"):
+        console.show(text.getvalue().rstrip("\n"))
+    else:
+        path.write_text(text.getvalue(), encoding="utf-8")
+
+
+def _show(distances: Any, by: str) -> None:
+    rows = [
+        (
+            row.at,
+            console.count(row.num_weights),
+            *(f"{getattr(row, n):.4g}" for n in ("l2", "cosine", "ssd", "tssd")),
+        )
+        for row in (distances.whole, *distances.rows)
+    ]
+    title = f"{distances.pair[0]} and {distances.pair[1]}, by {by}, the worst first"
+    console.show_table(title, ("", "weights", "L2", "cosine", "SSD", "TSSD"), rows)

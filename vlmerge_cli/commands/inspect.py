@@ -1,0 +1,120 @@
+"""``vlmerge inspect``: what is inside a checkpoint, from its headers alone."""
+
+from typing import Annotated, Any
+
+import typer
+
+from vlmerge_cli import console
+from vlmerge_cli.checkpoint.dtypes import is_float
+from vlmerge_cli.checkpoint.reader import Checkpoint, open_checkpoint
+from vlmerge_cli.commands.options import CheckpointArgument, JsonOption, LayoutOption, find_layout
+from vlmerge_cli.errors import LayoutError
+from vlmerge_cli.layouts.survey import Survey, find
+
+
+def command(
+    checkpoint: CheckpointArgument,
+    layout: LayoutOption = None,
+    keys: Annotated[bool, typer.Option("--keys", help="List every key with its type and shape.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """What is inside CKPT: layout, architecture, experts of each layer, parameters, types, metadata."""
+    with open_checkpoint(checkpoint) as opened:
+        document = _about_file(opened)
+        try:
+            survey, reason = find(opened.tensors, find_layout(layout), checkpoint)
+            document |= _about_model(opened, survey) | {"reason": reason}
+        except LayoutError as error:
+            if layout is not None:
+                raise
+            document |= {"layout": None, "reason": error.what}
+        if keys:
+            document["keys"] = {key: [t.dtype, list(t.shape)] for key, t in opened.tensors.items()}
+    if json:
+        console.show_json(document)
+    else:
+        console.show(_text(document))
+
+
+def _about_file(opened: Checkpoint) -> dict[str, Any]:
+    dtypes: dict[str, dict[str, int]] = {}
+    for tensor in opened.tensors.values():
+        entry = dtypes.setdefault(tensor.dtype, {"num_tensors": 0, "num_bytes": 0})
+        entry["num_tensors"] += 1
+        entry["num_bytes"] += tensor.num_bytes
+    return {
+        "checkpoint": opened.name,
+        "files": [shard.path.name for shard in opened.shards],
+        "num_tensors": len(opened.tensors),
+        "num_bytes": opened.num_bytes,
+        "num_parameters": sum(t.num_elements for t in opened.tensors.values() if is_float(t.dtype)),
+        "dtypes": dtypes,
+        "metadata": dict(opened.metadata),
+    }
+
+
+def _about_model(opened: Checkpoint, survey: Survey) -> dict[str, Any]:
+    def elements(names: Any) -> int:
+        return sum(opened.tensors[key].num_elements for key in names)
+
+    grouped = [key for keys in survey.groups.values() for key in keys.values()]
+    merged = elements(next(iter(keys.values())) for keys in survey.groups.values())
+    total = sum(t.num_elements for t in opened.tensors.values() if is_float(t.dtype))
+    document: dict[str, Any] = {
+        "layout": survey.layout.name,
+        "architecture": survey.architecture,
+        "num_layers": len(survey.layers),
+        "experts": {str(layer): list(experts) for layer, experts in survey.experts.items()},
+        "num_parameters_mergeable": elements(grouped),
+        "num_parameters_after": total - elements(grouped) + merged,
+        "problems": survey.problems(),
+    }
+    if survey.groups:
+        slot = max(survey.groups, key=lambda s: elements(survey.groups[s].values()))
+        key = next(iter(survey.groups[slot].values()))
+        document["largest_slot"] = {"slot": slot.label, "shape": list(opened.tensors[key].shape)}
+    return document
+
+
+def _text(document: dict[str, Any]) -> str:
+    files = document["files"]
+    held = files[0] if len(files) == 1 else f"{len(files)} shards"
+    lines = [f"{document['checkpoint']} ({held}, {console.size(document['num_bytes'])})"]
+    if document["layout"] is None:
+        lines.append(f"  layout        none: {document['reason']}")
+    else:
+        lines += [
+            f"  layout        {document['layout']} ({document['reason']})",
+            f"  architecture  {document['architecture']}",
+            f"  layers        {document['num_layers']}: {_layers(document['experts'])}",
+        ]
+    total = document["num_parameters"]
+    lines.append(f"  parameters    {total:,}")
+    if document.get("num_parameters_mergeable"):
+        after, mergeable = document["num_parameters_after"], document["num_parameters_mergeable"]
+        lines.append(
+            f"                {mergeable:,} in experts; {after:,} after merging ({1 - after / total:.0%} fewer)"
+        )
+    if "largest_slot" in document:
+        slot = document["largest_slot"]
+        lines.append(f"  largest slot  {slot['slot']} {tuple(slot['shape'])}")
+    for name, entry in sorted(document["dtypes"].items()):
+        lines.append(f"  {name:<13} {entry['num_tensors']} tensors, {console.size(entry['num_bytes'])}")
+    for name, value in document["metadata"].items():
+        lines.append(f"  metadata      {name}: {value if len(value) <= 100 else value[:97] + '...'}")
+    lines += [f"  problem       {problem}" for problem in document.get("problems", [])]
+    for key, (dtype, shape) in document.get("keys", {}).items():
+        lines.append(f"  {dtype:<8} {tuple(shape)!s:<18} {key}")
+    return "\n".join(lines)
+
+
+def _layers(experts: dict[str, list[str]]) -> str:
+    """``v l in 0-9, v l vl in 10-11``."""
+    runs: list[tuple[str, list[str]]] = []
+    for layer, its in experts.items():
+        words = " ".join(its) or "no experts"
+        if runs and runs[-1][0] == words:
+            runs[-1][1].append(layer)
+        else:
+            runs.append((words, [layer]))
+    return ", ".join(f"{words} in {its[0]}" + (f"-{its[-1]}" if len(its) > 1 else "") for words, its in runs)

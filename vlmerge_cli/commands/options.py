@@ -1,0 +1,50 @@
+"""Options that several commands share."""
+
+from typing import Annotated
+
+import typer
+
+from vlmerge_cli.errors import UsageError
+from vlmerge_cli.layouts.layout import Layout, named
+
+CheckpointArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="CKPT",
+        help="A .safetensors file, a folder or index with shards, or a Hub id org/name[@revision].",
+        show_default=False,
+    ),
+]
+LayoutOption = Annotated[
+    str | None,
+    typer.Option(
+        "--layout", metavar="NAME|FILE.yaml", help="Naming scheme of the keys.", show_default="found from the keys"
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
+DeviceOption = Annotated[
+    str,
+    typer.Option("--device", metavar="auto|cpu|cuda[:N]", help="Where to compute; auto takes a GPU if it pays."),
+]
+ThreadsOption = Annotated[
+    int | None, typer.Option("--threads", min=1, help="Threads.", show_default="one a processor, at most 4")
+]
+
+
+def find_layout(name: str | None) -> Layout | None:
+    return None if name is None else named(name)
+
+
+def parse_bytes(text: str, flag: str) -> int:
+    """``5GB``, ``500MB``, ``2GiB`` or plain bytes. Raises UsageError."""
+    units = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+    units |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+    number = text.strip().rstrip("bBkKmMgGtTiI ")
+    unit = text.strip()[len(number) :].strip().lower()
+    try:
+        size = int(float(number) * units[unit])
+    except (KeyError, ValueError, OverflowError):
+        raise UsageError(f"{flag} {text}", fix="write a size such as 5GB, 500MB or 2GiB") from None
+    if size <= 0:
+        raise UsageError(f"{flag} {text}", fix="it must be positive")
+    return size

@@ -1,0 +1,33 @@
+"""Which device to use, found without importing torch."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from vlmerge_cli.errors import UsageError
+
+
+def has_gpu() -> bool:
+    """Whether an NVIDIA device is visible to this process."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "all") not in ("", "-1") and Path("/dev/nvidiactl").exists()
+
+
+def resolve(device: str, prefer_gpu: bool) -> str:
+    """``cpu``, ``cuda`` or ``cuda:n`` from what the user typed; ``auto`` takes a GPU only where it pays.
+
+    Raises UsageError for another word, or for CUDA where there is none.
+    """
+    if device == "auto":
+        return "cuda" if prefer_gpu and has_gpu() else "cpu"
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise UsageError(f"--device {device}", fix="choose auto, cpu, cuda or cuda:0")
+    if device.startswith("cuda") and not has_gpu():
+        raise UsageError(f"--device {device}: no CUDA device is visible", fix="use --device cpu")
+    return device
+
+
+def num_cpus() -> int:
+    """Processors this process may run on."""
+    return len(os.sched_getaffinity(0))

@@ -1,0 +1,253 @@
+"""A layout: how one family of checkpoints names the tensors of its blocks.
+
+Its YAML form is strict (an unknown word is refused with the nearest known one) and free of depth: ``{layer}``
+and ``{expert}`` are placeholders. The built-in files in this folder show every field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vlmerge_cli.errors import LayoutError, nearest
+from vlmerge_cli.layouts import LAYOUTS
+
+KINDS = ("linear", "bias", "norm", "other")
+
+
+class Slot(NamedTuple):
+    """One tensor position of the merged transformer: layer 3, ``mlp.fc1.weight``, a linear weight."""
+
+    layer: int
+    name: str
+    kind: str
+
+    @property
+    def module(self) -> str:
+        """``mlp`` of ``mlp.fc1.weight``."""
+        return self.name.partition(".")[0]
+
+    @property
+    def label(self) -> str:
+        """How the slot is written in messages and patterns: ``layers.3.mlp.fc1.weight``."""
+        return f"layers.{self.layer}.{self.name}"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Where one slot's tensors are; keys are full templates with ``{layer}`` and, in ``source``, ``{expert}``.
+
+    ``gram`` is the template of the published name of XᵀX of the slot's input; ``same_input_as`` names the
+    slot whose Gram serves this one too (q, k and v read the same input).
+    """
+
+    name: str
+    merged: str
+    source: str
+    kind: str
+    gram: str = ""
+    same_input_as: str = ""
+
+
+class Place(NamedTuple):
+    """What a key is: a slot, of one expert or (None) stored once for all."""
+
+    slot: Slot
+    expert: str | None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """See the built-in YAML files for the meaning of the fields."""
+
+    name: str
+    about: str
+    experts: Mapping[str, str]
+    top: tuple[str, ...]
+    blocks: str
+    rules: tuple[Rule, ...]
+    shared: tuple[str, ...]
+    architectures: Mapping[str, tuple[str, ...]]
+
+    def place(self, key: str) -> Place | None:
+        """Slot and expert of a key; None when it is no slot of this layout."""
+        parts = key.split(".")
+        for index, part in enumerate(parts):
+            if part.isdecimal():
+                found = self._templates.get(".".join([*parts[:index], "{layer}", *parts[index + 1 :]]))
+                if found:
+                    rule, expert = found
+                    return Place(Slot(int(part), rule.name, rule.kind), expert)
+        return None
+
+    def in_block(self, key: str) -> bool:
+        """Whether a key lies inside a block, where every key must be known."""
+        return any(
+            key.startswith(prefix) and key[len(prefix) :].partition(".")[0].isdecimal() for prefix in self._prefixes
+        )
+
+    def is_shared(self, key: str) -> bool:
+        """Whether a key inside a block is one that all experts share."""
+        parts = key.split(".")
+        return any(
+            part.isdecimal() and ".".join([*parts[:i], "{layer}", *parts[i + 1 :]]) in self._shared
+            for i, part in enumerate(parts)
+        )
+
+    def rule(self, slot: Slot) -> Rule:
+        return self._rules[slot.name]
+
+    def merged_key(self, slot: Slot) -> str:
+        return self.rule(slot).merged.format(layer=slot.layer)
+
+    def source_key(self, slot: Slot, expert: str) -> str:
+        return self.rule(slot).source.format(layer=slot.layer, expert=self.experts[expert])
+
+    def gram_keys(self, slot: Slot, expert: str) -> tuple[str, str]:
+        """(key of the packed triangle, published name of the full matrix) of a linear slot's input."""
+        rule = self._rules[self.rule(slot).same_input_as or slot.name]
+        word = self.experts[expert]
+        packed = rule.source.format(layer=slot.layer, expert=word)
+        return packed, rule.gram.format(layer=slot.layer, expert=word)
+
+    def architecture(self, modules: set[str]) -> str:
+        """Name of the architecture whose per-expert modules are exactly these."""
+        if not modules:
+            return "agnostic"
+        for name, its in self.architectures.items():
+            if set(its) == modules:
+                return name
+        return "custom (" + ", ".join(sorted(modules)) + ")"
+
+    @cached_property
+    def _rules(self) -> dict[str, Rule]:
+        return {rule.name: rule for rule in self.rules}
+
+    @cached_property
+    def _templates(self) -> dict[str, tuple[Rule, str | None]]:
+        table: dict[str, tuple[Rule, str | None]] = {rule.merged: (rule, None) for rule in self.rules}
+        for rule in self.rules:
+            for expert, word in self.experts.items():
+                table[rule.source.replace("{expert}", word)] = (rule, expert)
+        return table
+
+    @cached_property
+    def _prefixes(self) -> tuple[str, ...]:
+        merged = {rule.merged.partition("{layer}")[0] for rule in self.rules}
+        sources = {self.blocks.replace("{expert}", word).partition("{layer}")[0] for word in self.experts.values()}
+        return tuple(sorted(merged | sources))
+
+    @cached_property
+    def _shared(self) -> set[str]:
+        return {
+            self.blocks.replace("{expert}", word) + name for name in self.shared for word in self.experts.values()
+        }
+
+
+def built_in(name: str) -> Layout:
+    return load(Path(__file__).parent / f"{name}.yaml")
+
+
+def named(name: str) -> Layout:
+    """A built-in layout by name, or one from a YAML file by path. Raises LayoutError."""
+    if name in LAYOUTS:
+        return built_in(name)
+    if Path(name).suffix in (".yaml", ".yml"):
+        return load(Path(name))
+    raise LayoutError(f"no layout {name!r}", fix=f"{nearest(name, LAYOUTS)} or name a .yaml file")
+
+
+def load(path: Path) -> Layout:
+    """Read and check a layout file. Raises LayoutError with the file, the field and the nearest known word."""
+    import yaml
+
+    try:
+        with open(path, "rb") as file:
+            document = yaml.load(file, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except OSError as error:
+        raise LayoutError(f"cannot read layout file {path}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise LayoutError(f"not valid YAML: {' '.join(str(error).split())}", where=str(path)) from None
+    try:
+        return from_mapping(document)
+    except ValueError as error:
+        raise LayoutError(str(error), where=str(path)) from None
+
+
+def from_mapping(document: Any) -> Layout:
+    """A layout from plain data; ValueError says what is wrong."""
+    fields = _fields(
+        document,
+        "the layout",
+        required=("name", "experts", "blocks", "slots"),
+        optional=("about", "top", "into", "shared", "architectures"),
+    )
+    experts = _strings(fields["experts"], "experts")
+    blocks = str(fields["blocks"])
+    into = str(fields.get("into", blocks))
+    if blocks.count("{layer}") != 1 or into.count("{layer}") != 1:
+        raise ValueError("blocks and into need one {layer} each")
+    if "{expert}" in into:
+        raise ValueError("blocks holds {expert}, so the merged blocks need a name of their own: into")
+    top = tuple(fields.get("top", ()))
+    for expert in top:
+        if expert not in experts:
+            raise ValueError(f"top: unknown expert {expert!r}: {nearest(expert, experts)}")
+    if len(set(experts) - set(top)) < 2:
+        raise ValueError("experts: at least two must be in every layer")
+    slots = fields["slots"]
+    if not isinstance(slots, dict) or not slots:
+        raise ValueError("slots: expected a map of slot names")
+    rules = tuple(_rule(str(name), fields, blocks, into, slots) for name, fields in slots.items())
+    modules = {rule.name.partition(".")[0] for rule in rules}
+    architectures = {name: tuple(its) for name, its in (fields.get("architectures") or {}).items()}
+    for name, its in architectures.items():
+        for module in its:
+            if module not in modules:
+                raise ValueError(f"architectures.{name}: unknown module {module!r}: {nearest(module, modules)}")
+    return Layout(
+        name=str(fields["name"]),
+        about=str(fields.get("about", "")),
+        experts=experts,
+        top=top,
+        blocks=blocks,
+        rules=rules,
+        shared=tuple(fields.get("shared") or ()),
+        architectures=architectures,
+    )
+
+
+def _rule(name: str, entry: Any, blocks: str, into: str, slots: Mapping[str, Any]) -> Rule:
+    at = f"slots.{name}"
+    fields = _fields(entry, at, required=("from", "kind"), optional=("gram", "same_input_as"))
+    if fields["kind"] not in KINDS:
+        raise ValueError(f"{at}.kind: unknown kind {fields['kind']!r}: {nearest(str(fields['kind']), KINDS)}")
+    source = blocks + str(fields["from"])
+    if "{expert}" not in source:
+        raise ValueError(f"{at}.from: needs {{expert}}")
+    shared_input = str(fields.get("same_input_as", ""))
+    if shared_input and shared_input not in slots:
+        raise ValueError(f"{at}.same_input_as: unknown slot {shared_input!r}: {nearest(shared_input, slots)}")
+    gram = blocks + str(fields["gram"]) if "gram" in fields else ""
+    return Rule(name, into + name, source, fields["kind"], gram, shared_input)
+
+
+def _fields(entry: Any, at: str, required: tuple[str, ...], optional: tuple[str, ...]) -> dict[str, Any]:
+    if not isinstance(entry, dict):
+        raise ValueError(f"{at}: expected a map, found {type(entry).__name__}")
+    for name in entry:
+        if name not in (*required, *optional):
+            raise ValueError(f"{at}: unknown field {name!r}: {nearest(str(name), (*required, *optional))}")
+    for name in required:
+        if name not in entry:
+            raise ValueError(f"{at}: field {name!r} is missing")
+    return entry
+
+
+def _strings(entry: Any, at: str) -> dict[str, str]:
+    if not isinstance(entry, dict) or not all(isinstance(v, str) for v in entry.values()):
+        raise ValueError(f"{at}: expected a map of names")
+    return {str(key): value for key, value in entry.items()}

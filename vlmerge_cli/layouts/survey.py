@@ -1,0 +1,141 @@
+"""What a checkpoint holds, seen through a layout: groups of experts, shared tensors, and what does not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from vlmerge_cli.errors import LayoutError, nearest
+from vlmerge_cli.layouts import LAYOUTS
+from vlmerge_cli.layouts.layout import Layout, Slot, built_in
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Every key of a checkpoint, in exactly one of these places.
+
+    ``groups``: slots that experts hold apart, with each expert's key · ``single``: slots stored once ·
+    ``shared``: other known keys of a block · ``outside``: keys outside the blocks · ``unknown``: the rest.
+    """
+
+    layout: Layout
+    groups: Mapping[Slot, Mapping[str, str]]
+    single: Mapping[Slot, str]
+    shared: tuple[str, ...]
+    outside: tuple[str, ...]
+    unknown: tuple[str, ...]
+
+    @cached_property
+    def layers(self) -> tuple[int, ...]:
+        return tuple(sorted({slot.layer for slot in (*self.groups, *self.single)}))
+
+    @cached_property
+    def experts(self) -> dict[int, tuple[str, ...]]:
+        """Experts of each layer, in the layout's order; an empty tuple for a layer that has none."""
+        found: dict[int, set[str]] = {layer: set() for layer in self.layers}
+        for slot, keys in self.groups.items():
+            found[slot.layer] |= set(keys)
+        return {layer: tuple(e for e in self.layout.experts if e in its) for layer, its in found.items()}
+
+    @property
+    def architecture(self) -> str:
+        return self.layout.architecture({slot.module for slot in self.groups})
+
+    def problems(self) -> list[str]:
+        """What keeps the checkpoint from being merged, as sentences; empty when all is well."""
+        return [
+            *(f"unknown key inside a block: {key}" for key in self.unknown),
+            *self._missing_layers(),
+            *self._missing_experts(),
+            *self._doubled(),
+            *self._uneven_modules(),
+        ]
+
+    def _missing_layers(self) -> Iterable[str]:
+        for layer in range(max(self.layers, default=-1)):
+            if layer not in self.layers:
+                yield f"layer {layer} is missing"
+
+    def _missing_experts(self) -> Iterable[str]:
+        """Every expert is in every layer, except those of the top, which are in all layers from their first."""
+        for slot, keys in self.groups.items():
+            for expert in self.layout.experts:
+                if expert in keys:
+                    continue
+                first = min((layer for layer, its in self.experts.items() if expert in its), default=None)
+                if expert not in self.layout.top or (first is not None and slot.layer >= first):
+                    key = self.layout.source_key(slot, expert)
+                    yield f"layer {slot.layer} {slot.name}: expert {expert} is missing ({key})"
+
+    def _doubled(self) -> Iterable[str]:
+        for slot, key in self.single.items():
+            if slot in self.groups:
+                yield f"layer {slot.layer} {slot.name} is stored both per expert and once ({key})"
+
+    def _uneven_modules(self) -> Iterable[str]:
+        """A slot that is per expert in one layer is so in all of them."""
+        names = sorted({slot.name for slot in self.groups})
+        grouped = {(slot.layer, slot.name) for slot in self.groups}
+        alone = {(slot.layer, slot.name) for slot in self.single}
+        for place in ((layer, name) for layer in self.layers for name in names):
+            if place in alone - grouped:
+                yield f"layer {place[0]} {place[1]} is stored once, in other layers per expert"
+            elif place not in grouped:
+                yield f"layer {place[0]} {place[1]} is missing for every expert"
+
+
+def survey(layout: Layout, keys: Iterable[str]) -> Survey:
+    """Sort every key into its place."""
+    groups: dict[Slot, dict[str, str]] = {}
+    single: dict[Slot, str] = {}
+    shared, outside, unknown = [], [], []
+    for key in keys:
+        place = layout.place(key)
+        if place is not None and place.expert is not None:
+            groups.setdefault(place.slot, {})[place.expert] = key
+        elif place is not None:
+            single[place.slot] = key
+        elif layout.is_shared(key):
+            shared.append(key)
+        elif layout.in_block(key):
+            unknown.append(key)
+        else:
+            outside.append(key)
+    ordered = {
+        slot: {expert: keys[expert] for expert in layout.experts if expert in keys} for slot, keys in groups.items()
+    }
+    return Survey(layout, ordered, single, tuple(shared), tuple(outside), tuple(unknown))
+
+
+def detect(keys: Iterable[str], where: str) -> tuple[Survey, str]:
+    """The built-in layout that fits the keys best, and the reason in words.
+
+    It is decided by how many keys are slots of an expert; without any, by how many are merged slots.
+    Raises LayoutError when no layout knows any key.
+    """
+    keys = list(keys)
+    surveys = [survey(built_in(name), keys) for name in LAYOUTS]
+    best = max(surveys, key=lambda s: (sum(map(len, s.groups.values())), len(s.single) - len(s.unknown)))
+    num_experts, num_single = sum(map(len, best.groups.values())), len(best.single)
+    if num_experts == num_single == 0:
+        fix = "describe its names in a layout file: --layout my.yaml (vlmerge layouts --show vl-merging is one)"
+        raise LayoutError(f"none of the layouts {', '.join(LAYOUTS)} knows its keys", where=where, fix=fix)
+    if num_experts == 0:
+        return best, f"{num_single} of {len(keys)} keys are slots of a merged transformer, none of an expert"
+    example = next(iter(next(iter(best.groups.values())).values()))
+    return best, f"{num_experts} of {len(keys)} keys are slots of an expert, such as {example}"
+
+
+def find(keys: Iterable[str], layout: Layout | None, where: str) -> tuple[Survey, str]:
+    """``survey`` under a given layout, or ``detect``."""
+    if layout is None:
+        return detect(keys, where)
+    found = survey(layout, keys)
+    if not found.groups and not found.single:
+        template = layout.rules[0].source
+        near = nearest(template, list(keys)).removeprefix("did you mean ")
+        raise LayoutError(
+            f"no key fits layout {layout.name}, such as {template}", where=where, fix=f"nearest: {near}"
+        )
+    return found, f"layout {layout.name} as asked"

@@ -1,0 +1,165 @@
+"""Bytes of a checkpoint as arrays to compute with, and back: in numpy on the CPU, in torch on a GPU.
+
+Narrow floats are widened to float32 (or float64 where one is involved) and results are rounded once.
+Each worker thread has its own; buffers are reused, because a fresh page costs more than merging it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from vlmerge_cli.checkpoint.dtypes import DTYPES, num_bytes
+from vlmerge_cli.checkpoint.reader import Checkpoint
+
+NumpyArray = np.ndarray[Any, Any]
+
+
+class Arrays(Protocol):
+    """What an engine needs of a device."""
+
+    chunk_elements: int
+
+    def load(self, name: str, source: Checkpoint, key: str, first: int, count: int, wide: str) -> Any:
+        """``count`` elements of ``key`` from ``first`` on, flat, as ``wide`` (``float32`` or ``float64``).
+
+        The array is valid until the next load under the same ``name``.
+        """
+
+    def store(self, array: Any, dtype: str) -> NumpyArray:
+        """The flat array's bytes in a file's ``dtype``; valid until the next store."""
+
+    def finite(self, array: Any) -> bool:
+        """Whether no element is NaN or infinite."""
+
+
+class Buffers:
+    """Named, reused byte buffers that grow to what was asked of them."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, NumpyArray] = {}
+
+    def get(self, name: str, size: int) -> NumpyArray:
+        held = self._held.get(name)
+        if held is None or len(held) < size:
+            held = self._held[name] = np.zeros(size, np.uint8)
+        return held[:size]
+
+
+class NumpyArrays:
+    """Arrays in the processor's cache."""
+
+    chunk_elements = 1 << 17
+
+    def __init__(self) -> None:
+        self._buffers = Buffers()
+
+    def load(self, name: str, source: Checkpoint, key: str, first: int, count: int, wide: str) -> NumpyArray:
+        dtype = source.tensors[key].dtype
+        raw = self._buffers.get(name, num_bytes(dtype, count))
+        source.read_into(key, raw, num_bytes(dtype, first))
+        if DTYPES[dtype].numpy == wide:
+            return raw.view(wide)
+        out = self._buffers.get(f"{name} as {wide}", count * np.dtype(wide).itemsize).view(wide)
+        widen(raw, dtype, out)
+        return out
+
+    def store(self, array: NumpyArray, dtype: str) -> NumpyArray:
+        return narrow(array, dtype)
+
+    def finite(self, array: NumpyArray) -> bool:
+        # A sum that is finite has only finite terms, and is far cheaper than looking at each.
+        with np.errstate(over="ignore", invalid="ignore"):
+            return bool(np.isfinite(array.sum())) or bool(np.isfinite(array).all())
+
+
+def widen(raw: NumpyArray, dtype: str, out: NumpyArray) -> None:
+    """Write the values of ``raw`` bytes of a file's ``dtype`` into a float32 or float64 array."""
+    if dtype != "BF16":
+        np.copyto(out, raw.view(DTYPES[dtype].numpy))
+    elif out.dtype == np.float32:
+        halves = out.view(np.uint16)  # a bfloat16 is the upper half of a float32 (little-endian)
+        halves[1::2] = raw.view(np.uint16)
+        halves[0::2] = 0
+    else:
+        import ml_dtypes
+
+        np.copyto(out, raw.view(ml_dtypes.bfloat16))
+
+
+def narrow(array: NumpyArray, dtype: str) -> NumpyArray:
+    """Bytes (uint8) of the values rounded to a file's ``dtype``; no copy where they already have it."""
+    flat = np.ascontiguousarray(array).reshape(-1)
+    if DTYPES[dtype].numpy == flat.dtype.name:
+        return flat.view(np.uint8)
+    with np.errstate(over="ignore"):
+        if dtype == "BF16":
+            import ml_dtypes
+
+            return flat.astype(ml_dtypes.bfloat16).view(np.uint8)
+        return flat.astype(DTYPES[dtype].numpy).view(np.uint8)
+
+
+class TorchArrays:
+    """Arrays on a torch device: read into pinned memory, copied over on a stream of the worker's own."""
+
+    chunk_elements = 1 << 24
+
+    def __init__(self, device: str) -> None:
+        import torch
+
+        self._torch, self._device = torch, torch.device(device)
+        self._cuda = self._device.type == "cuda"
+        self._stream: Any = torch.cuda.Stream(self._device) if self._cuda else None
+        self._pinned: dict[str, Any] = {}
+        self._types = {
+            "F64": torch.float64,
+            "F32": torch.float32,
+            "F16": torch.float16,
+            "BF16": torch.bfloat16,
+            "float64": torch.float64,
+            "float32": torch.float32,
+        }
+
+    def load(self, name: str, source: Checkpoint, key: str, first: int, count: int, wide: str) -> Any:
+        dtype = source.tensors[key].dtype
+        host = self._host(name, num_bytes(dtype, count))
+        source.read_into(key, host.numpy(), num_bytes(dtype, first))
+        with self._on_stream():
+            moved = host.to(self._device, non_blocking=True).view(self._types[dtype])
+            widened = moved.to(self._types[wide])
+        self._wait()  # the pinned buffer is free again
+        return widened if self._cuda or widened is not moved else moved.clone()
+
+    def store(self, array: Any, dtype: str) -> NumpyArray:
+        torch = self._torch
+        with self._on_stream():
+            flat = array.reshape(-1).to(self._types[dtype]).contiguous().view(torch.uint8)
+            host = self._host("out", flat.numel())
+            host.copy_(flat, non_blocking=True)
+        self._wait()
+        found: NumpyArray = host.numpy()
+        return found
+
+    def finite(self, array: Any) -> bool:
+        with self._on_stream():
+            return bool(self._torch.isfinite(array).all())
+
+    def _host(self, name: str, size: int) -> Any:
+        held = self._pinned.get(name)
+        if held is None or held.numel() < size:
+            held = self._torch.empty(max(size, 1), dtype=self._torch.uint8, pin_memory=self._cuda)
+            self._pinned[name] = held
+        return held[:size]
+
+    def _on_stream(self) -> Any:
+        return self._torch.cuda.stream(self._stream)
+
+    def _wait(self) -> None:
+        if self._stream is not None:
+            self._stream.synchronize()
+
+
+def make_arrays(device: str) -> Arrays:
+    return NumpyArrays() if device == "cpu" else TorchArrays(device)

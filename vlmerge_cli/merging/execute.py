@@ -1,0 +1,183 @@
+"""Carry out a plan: read, merge and write in file order, with several threads and bounded memory.
+
+Elementwise slots go through in chunks, the others whole. What a thread computes depends on its chunk alone, so
+the bytes of the output do not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vlmerge_cli.checkpoint.dtypes import DTYPES, num_bytes
+from vlmerge_cli.checkpoint.reader import Checkpoint
+from vlmerge_cli.checkpoint.writer import Output
+from vlmerge_cli.errors import MergeError
+from vlmerge_cli.merging import parallel
+from vlmerge_cli.merging.arrays import Arrays, make_arrays
+from vlmerge_cli.merging.plan import Copy, Drop, Merge, Plan, Same, Step, sources_of
+from vlmerge_cli.methods.method import Group
+
+COPY_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Job:
+    """Inputs of one execution; ``base`` and ``grams`` are open where the plan refers to them."""
+
+    plan: Plan
+    checkpoint: Checkpoint
+    base: Checkpoint | None = None
+    grams: Checkpoint | None = None
+    device: str = "cpu"
+    threads: int = 2
+    allow_non_finite: bool = False
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Elements ``first`` to ``first + count`` of a step; a copy of raw bytes counts bytes."""
+
+    step: Step
+    first: int
+    count: int
+
+
+def execute(job: Job, output: Output, advance: Callable[[int], object] = lambda _: None) -> None:
+    """Fill ``output``; ``advance`` is told the input bytes done. Raises MergeError for what cannot be merged."""
+    arrays = make_arrays(job.device)
+    whole = any(not job.plan.method.elementwise(step.slot) for step in job.plan.merges)
+    with parallel.one_blas_thread() if whole and job.device == "cpu" else nullcontext():
+        parallel.run(
+            lambda: _Worker(job, output, make_arrays(job.device)).do,
+            list(_pieces(job, arrays.chunk_elements)),
+            job.threads,
+            lambda piece: advance(_input_bytes(job, piece)),
+        )
+
+
+def _input_bytes(job: Job, piece: Piece) -> int:
+    tensor = job.checkpoint.tensors[sources_of(piece.step)[0]]
+    count = len(sources_of(piece.step))
+    return piece.count if _is_raw(job, piece.step) else count * num_bytes(tensor.dtype, piece.count)
+
+
+def _is_raw(job: Job, step: Step) -> bool:
+    """Whether a step moves bytes as they are; its pieces then count bytes, not elements."""
+    return isinstance(step, Copy) and job.checkpoint.tensors[step.source].dtype == job.plan.specs[step.target].dtype
+
+
+class _Worker:
+    """One thread's share; its arrays reuse their buffers from piece to piece."""
+
+    def __init__(self, job: Job, output: Output, arrays: Arrays) -> None:
+        self.job, self.output, self.arrays = job, output, arrays
+        self._buffer = np.empty(COPY_BYTES, np.uint8)
+
+    def do(self, piece: Piece) -> None:
+        step = piece.step
+        if isinstance(step, Merge):
+            self._merge(step, piece)
+        elif isinstance(step, Same):
+            self._same(step)
+        elif _is_raw(self.job, step):
+            assert isinstance(step, Copy)
+            buffer = self._buffer[: piece.count]
+            self.job.checkpoint.read_into(step.source, buffer, piece.first)
+            self.output.write(step.target, piece.first, buffer)
+        else:
+            assert isinstance(step, Copy)
+            wide = "float64" if self._dtype(step) == "F64" else "float32"
+            self._store(step, piece, self._load("copy", step.source, piece, wide))
+
+    def _merge(self, step: Merge, piece: Piece) -> None:
+        job, spec = self.job, self.job.plan.specs[step.target]
+        wide = "float64" if "F64" in (self._dtype(step), spec.dtype) else "float32"
+        whole = not job.plan.method.elementwise(step.slot)
+        shape = spec.shape if whole else (piece.count,)
+        experts = {e: self._load(e, key, piece, wide).reshape(shape) for e, key in step.sources.items()}
+        base = None
+        if step.base is not None:
+            assert job.base is not None
+            base = self.arrays.load("base", job.base, step.base, piece.first, piece.count, wide).reshape(shape)
+        group = Group(step.slot, experts, base, _Grams(job.grams, step.grams, self.arrays))
+        with np.errstate(over="ignore", invalid="ignore"):
+            merged = job.plan.method(group)
+        if not job.allow_non_finite and not self.arrays.finite(merged):
+            raise self._non_finite(step, experts)
+        self._store(step, piece, merged)
+
+    def _same(self, step: Same) -> None:
+        first, *others = (self.job.checkpoint.read(key) for key in step.sources.values())
+        for expert, data in zip(list(step.sources)[1:], others, strict=True):
+            if data != first:
+                at = f"layer {step.slot.layer} {step.slot.name}"
+                what = f"{at}: {self._dtype(step)} tensors differ between {next(iter(step.sources))} and {expert}"
+                fix = f"whole numbers are never averaged; leave it out with --keep '{step.slot.label}'"
+                raise MergeError(what, where=self.job.checkpoint.name, fix=fix)
+        self.output.write(step.target, 0, first)
+
+    def _load(self, name: str, key: str, piece: Piece, wide: str) -> Any:
+        return self.arrays.load(name, self.job.checkpoint, key, piece.first, piece.count, wide)
+
+    def _store(self, step: Merge | Copy, piece: Piece, array: Any) -> None:
+        dtype = self.job.plan.specs[step.target].dtype
+        data = self.arrays.store(array, dtype)
+        if dtype != self._dtype(step) and DTYPES[dtype].bits == 16 and not self.job.allow_non_finite:
+            self._check_range(step, dtype, data, array)
+        self.output.write(step.target, num_bytes(dtype, piece.first), data)
+
+    def _check_range(self, step: Merge | Copy, dtype: str, data: Any, array: Any) -> None:
+        """A value that was finite must still be so in the narrower type."""
+        exponent = 0x7C00 if dtype == "F16" else 0x7F80
+        lost = ((data.view(np.uint16) & exponent) == exponent).any()
+        if lost and self.arrays.finite(array):
+            name = DTYPES[dtype].numpy
+            raise MergeError(f"{step.target} has values that {name} cannot hold", fix="choose another --dtype")
+
+    def _non_finite(self, step: Merge, experts: Mapping[str, Any]) -> MergeError:
+        bad = [key for expert, key in step.sources.items() if not self.arrays.finite(experts[expert])]
+        what = f"NaN or infinity in {', '.join(bad)}" if bad else f"merging {step.target} overflows"
+        fix = f"merge all the same with --allow-non-finite, or leave it out with --keep '{step.slot.label}'"
+        return MergeError(what, where=self.job.checkpoint.name, fix=fix)
+
+    def _dtype(self, step: Step) -> str:
+        return self.job.checkpoint.tensors[sources_of(step)[0]].dtype
+
+
+class _Grams(Mapping[str, Any]):
+    """Grams of one slot, each read when it is asked for, so that one at a time is in memory."""
+
+    def __init__(self, source: Checkpoint | None, keys: Mapping[str, str], arrays: Arrays) -> None:
+        self._source, self._keys, self._arrays = source, keys, arrays
+
+    def __getitem__(self, expert: str) -> Any:
+        assert self._source is not None
+        key = self._keys[expert]
+        tensor = self._source.tensors[key]
+        flat = self._arrays.load("gram", self._source, key, 0, tensor.num_elements, "float64")
+        return flat.reshape(tensor.shape)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+
+def _pieces(job: Job, chunk_elements: int) -> Iterator[Piece]:
+    for step in job.plan.steps:
+        if isinstance(step, Drop):
+            continue
+        tensor = job.checkpoint.tensors[sources_of(step)[0]]
+        size, chunk = tensor.num_elements, chunk_elements
+        if isinstance(step, Same) or (isinstance(step, Merge) and not job.plan.method.elementwise(step.slot)):
+            chunk = max(size, 1)
+        elif _is_raw(job, step):
+            size, chunk = tensor.num_bytes, COPY_BYTES
+        for first in range(0, size, chunk):
+            yield Piece(step, first, min(chunk, size - first))

@@ -1,0 +1,116 @@
+"""What every merge method is: a frozen dataclass of options that turns a group into one array."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, ClassVar, NamedTuple, TypeAlias
+
+from vlmerge_cli.errors import UsageError, nearest
+from vlmerge_cli.layouts.layout import Slot
+from vlmerge_cli.methods import METHODS
+
+Array: TypeAlias = Any  # a numpy array or a torch tensor: methods use only operators that both have
+
+
+@dataclass(frozen=True)
+class Group:
+    """The tensors of one slot.
+
+    ``experts`` maps ``v``, ``l``, ``vl`` (those that exist, in this order) to arrays of one shape in float32 or
+    float64; ``base`` is W⁰ in the same form where the method asked for it; ``grams`` maps each expert to XᵀX of
+    its input, (in, in) or its packed upper triangle, in float64, where the method asked for them.
+    """
+
+    slot: Slot
+    experts: Mapping[str, Array]
+    base: Array | None = None
+    grams: Mapping[str, Array] = field(default_factory=dict)
+
+
+class Option(NamedTuple):
+    """One setting of a method, as the command line shows it."""
+
+    name: str
+    flag: str
+    kind: type
+    default: Any
+    help: str
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method is called with a Group of two or more experts and returns one new array of their shape.
+
+    It never changes its inputs and reads nothing else. A layer with a single expert is not its business: that
+    expert is copied.
+    """
+
+    name: ClassVar[str]
+    needs_base: ClassVar[bool] = False
+
+    def elementwise(self, slot: Slot) -> bool:
+        """Whether elements of this slot are merged one by one, so that the engine may hand out chunks."""
+        return True
+
+    def needs_grams(self, slot: Slot) -> bool:
+        return False
+
+    def __call__(self, group: Group) -> Array:
+        raise NotImplementedError
+
+    def __post_init__(self) -> None:
+        for entry in dataclasses.fields(self):
+            value, low, high = getattr(self, entry.name), entry.metadata["low"], entry.metadata["high"]
+            if isinstance(value, float | int) and not isinstance(value, bool) and not low <= value <= high:
+                bounds = f"from {low:g} to {high:g}" if math.isfinite(high) else f"of at least {low:g}"
+                if math.isinf(low):
+                    bounds = "that is finite"
+                raise UsageError(f"{entry.metadata['flag']} is {value:g}, expected a number {bounds}")
+
+    @classmethod
+    def options(cls) -> list[Option]:
+        return [
+            Option(f.name, f.metadata["flag"], f.metadata["kind"], f.default, f.metadata["help"])
+            for f in dataclasses.fields(cls)
+        ]
+
+    def settings(self) -> dict[str, Any]:
+        """Options as they are set, by flag name without dashes, for recipes and records."""
+        return {f.metadata["flag"].lstrip("-"): getattr(self, f.name) for f in dataclasses.fields(self)}
+
+
+def option(
+    default: Any, flag: str, help: str, *, low: float = -math.inf, high: float = math.inf, kind: type = float
+) -> Any:
+    """A dataclass field that is an option of the command line."""
+    return field(default=default, metadata={"help": help, "flag": flag, "low": low, "high": high, "kind": kind})
+
+
+def method_class(name: str) -> type[Method]:
+    """The class of a method by name. Raises UsageError with the nearest name."""
+    if name not in METHODS:
+        raise UsageError(f"no method {name!r}", fix=nearest(name, METHODS))
+    module, _, attribute = METHODS[name].partition(":")
+    found: type[Method] = getattr(import_module(module), attribute)
+    return found
+
+
+def make(name: str, given: Mapping[str, Any]) -> Method:
+    """A method with the options that were given (``None`` means not given).
+
+    Raises UsageError for an option that belongs to another method.
+    """
+    kind = method_class(name)
+    own = {option.name: option for option in kind.options()}
+    chosen = {key: value for key, value in given.items() if value is not None}
+    for key in chosen:
+        if key not in own:
+            flags = ", ".join(option.flag for option in own.values())
+            other = next((n for n in METHODS for o in method_class(n).options() if o.name == key), "")
+            flag = next(o.flag for o in method_class(other).options() if o.name == key) if other else key
+            raise UsageError(f"{flag} is an option of {other or 'no method'}", fix=f"{name} has {flags}")
+    return kind(**chosen)
