@@ -19,22 +19,25 @@ SOFT_TARGET = (0.0, 0.3, 0.6, 0.9, 1.0)  # for 0, 1, 2, 3, 4 or more of the ten 
 ARTICLES = frozenset(("a", "an", "the"))
 NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 DIGITS = {"none": "0"} | {word: str(number) for number, word in enumerate(NUMBER_WORDS)}
-PUNCTUATION = ";/[]\"{}()=+\\_-><@`,?!"
-# A word without one of these apostrophes gets it back. Forms that are other words without it ("well", "its") are not here.
-CONTRACTIONS = """
-    ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've
-    he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've needn't not've
-    o'clock oughtn't 'ow's'at shan't she'd've should've shouldn't shouldn't've somebody'd've somebody'll somebody's
-    someone'd someone'd've someone'll someone's something'd something'd've something'll that's there'd there'd've
-    there're there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll what're
-    what's what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't
+PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
+# A word without one of these apostrophes gets it back. Forms that are other words without it ("well", "its")
+# are not here.
+_CONTRACTIONS = """
+    ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't
+    haven't he'd he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've
+    might've mustn't must've needn't not've o'clock oughtn't 'ow's'at shan't she'd've should've
+    shouldn't shouldn't've somebody'd've somebody'll somebody's someone'd someone'd've someone'll
+    someone's something'd something'd've something'll that's there'd there'd've there're there's they'd
+    they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's what've
+    when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't
     would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
-""".split()
+"""
+CONTRACTIONS = tuple(_CONTRACTIONS.split())
 
 
 def _restored() -> dict[str, str]:
     """Each contraction with one apostrophe left out, and what it stands for."""
-    table = {}
+    table: dict[str, str] = {}
     for whole in CONTRACTIONS:
         for place in (match.start() for match in re.finditer("'", whole)):
             table.setdefault(whole[:place] + whole[place + 1 :], whole)
@@ -47,10 +50,11 @@ _PERIOD = re.compile(r"\.(?!\d)")
 
 
 def normalise(answer: str) -> str:
-    """Lower case, no articles, number words as digits, punctuation dropped or made a space, apostrophes restored.
+    """Lower case, no articles, number words as digits, punctuation dropped or made a space, apostrophes
+    restored.
 
-    A mark is dropped where it touches a space (or the answer has a number such as 1,000) and becomes a space elsewhere;
-    a full stop is dropped unless a digit follows.
+    A mark is dropped where it touches a space (or the answer has a number such as 1,000) and becomes a space
+    elsewhere; a full stop is dropped unless a digit follows.
 
     >>> normalise("The Two cats."), normalise("dont know"), normalise("black/white")
     ('2 cats', "don't know", 'black white')
@@ -94,7 +98,8 @@ class AnswerVocabulary:
 def vocabulary(
     majority: Sequence[str], num_answers: int | None = None, min_count: int = MIN_COUNT
 ) -> AnswerVocabulary:
-    """From the majority answers of all questions, in order: normalised, and kept if they occur ``min_count`` times.
+    """From the majority answers of all questions, in order: normalised, and kept if they occur ``min_count``
+    times.
 
     With ``num_answers`` the most frequent that many are kept instead (ties: the earlier). Labels number the
     answers by first occurrence. Raises DataError if none is left.
@@ -106,5 +111,7 @@ def vocabulary(
     else:
         kept = {answer for answer, _ in sorted(counts.items(), key=lambda item: -item[1])[:num_answers]}
     if not kept:
-        raise DataError(f"no answer occurs {min_count} times among {len(majority)} questions", fix="use --answers N")
+        raise DataError(
+            f"no answer occurs {min_count} times among {len(majority)} questions", fix="use --answers N"
+        )
     return AnswerVocabulary(tuple(answer for answer in counts if answer in kept))

@@ -12,11 +12,11 @@ MIN_SEEN = 1000  # a ratio of fewer samples than this says little
 
 
 class Problem(NamedTuple):
-    """One thing that is wrong: why, and which sample or file; ``count`` samples are lost by it."""
+    """One thing that is wrong: why, and which sample or file; ``lost`` samples are gone by it."""
 
     reason: str
     example: str
-    count: int = 1
+    lost: int = 1
 
 
 class BadSample(Exception):  # noqa: N818 (a signal between a reader and its caller, not an error for the user)
@@ -32,9 +32,9 @@ class BadSamples:
     """Counts problems and stops when more than ``max_ratio`` of the samples are bad.
 
     ``max_ratio`` 0 accepts none (fine-tuning), 1 accepts all (``--skip-bad``), and something small is for web
-    data. What is known when a data set is opened is added with ``add`` and judged by ``settle``; what turns up
-    while reading is judged by ``check``: at step s, with n samples seen, the bad share of the opening plus
-    the distinct bad samples met must stay within ``max_ratio`` of min(max(n, 1000), total).
+    data. What is known when a data set is opened is added with ``add`` and judged by ``settle``; what turns
+    up while reading is judged by ``check``: at step s, with n samples seen, the bad share of the opening
+    plus the distinct bad samples met must stay within ``max_ratio`` of min(max(n, 1000), total).
     """
 
     max_ratio: float = 0.0
@@ -56,7 +56,9 @@ class BadSamples:
         """The data set is open and has ``num_good`` usable samples. Raises DataError if too many are bad."""
         self.total = num_good + self._known
         if num_good == 0:
-            raise DataError(f"no usable sample{self._listed()}", where=where, fix="look at the path and the split")
+            raise DataError(
+                f"no usable sample{self._listed()}", where=where, fix="look at the path and the split"
+            )
         if self._known > self.max_ratio * self.total:
             self._stop(self._known, self.total, where)
 
@@ -69,6 +71,15 @@ class BadSamples:
                 self._count(problem)
         if self._met:
             self.check(where)
+
+    def include(self, other: BadSamples) -> None:
+        """Take over what was found while opening one of several sources, which was judged by itself."""
+        self._known += other._known
+        self.total += other.total
+        for reason, count in other.counts.items():
+            self.counts[reason] = self.counts.get(reason, 0) + count
+            named = self.examples.setdefault(reason, [])
+            named += other.examples[reason][: self.max_examples - len(named)]
 
     def check(self, where: str = "") -> None:
         judged = max(self.num_seen, MIN_SEEN)
@@ -87,11 +98,13 @@ class BadSamples:
         parts = []
         for reason, count in sorted(self.counts.items(), key=lambda item: (-item[1], item[0])):
             shown = ", ".join(self.examples[reason])
-            parts.append(f"{count} × {reason} ({shown}{', ...' if count > len(self.examples[reason]) else ''})")
+            parts.append(
+                f"{count} × {reason} ({shown}{', ...' if count > len(self.examples[reason]) else ''})"
+            )
         return "; ".join(parts)
 
     def _count(self, problem: Problem) -> None:
-        self.counts[problem.reason] = self.counts.get(problem.reason, 0) + problem.count
+        self.counts[problem.reason] = self.counts.get(problem.reason, 0) + problem.lost
         named = self.examples.setdefault(problem.reason, [])
         if len(named) < self.max_examples:
             named.append(problem.example)

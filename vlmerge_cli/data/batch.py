@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,9 +16,10 @@ from vlmerge_cli.data.bad import Problem
 class Batch:
     """B samples; a field that the data has not is None.
 
-    ``row`` is a sample's place in the whole run, step * global batch + slot, in training; its place in the data
-    set in evaluation, where ``valid`` is False for what only fills the last batch up. Anything random about a
-    sample (dropout, negatives) can be keyed by ``row`` and does not then depend on the number of processes.
+    ``row`` is a sample's place in the whole run, step * global batch + slot, in training; its place in the
+    data set in evaluation, where ``valid`` is False for what only fills the last batch up. Anything random
+    about a sample (dropout, negatives) can be keyed by ``row`` and does not then depend on the number of
+    processes.
     """
 
     keys: tuple[str, ...]  # names of the samples, for messages
@@ -32,8 +34,8 @@ class Batch:
     masked_text: Tensor | None = None  # (B, L) int64, words replaced for MLM
     masked_labels: Tensor | None = None  # (B, L) int64, -100 where nothing is to be predicted
     target: Tensor | None = None  # (B, answers) float32 soft scores; (B,) or (B, S, S) int64 labels
-    augment_codes: Tensor | None = None  # (B, N) int64, RandAugment yet to be done
-    augment_amounts: Tensor | None = None  # (B, N) float32
+    augment_codes: Tensor | None = None  # (B, images, N) int64, RandAugment yet to be done
+    augment_amounts: Tensor | None = None  # (B, images, N) float32
     problems: tuple[Problem, ...] = ()  # samples that could not be read and were replaced
 
     def __len__(self) -> int:
@@ -55,4 +57,7 @@ class Batch:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{name: change(value) for name, value in tensors.items() if isinstance(value, Tensor)})
+        changed: dict[str, Any] = {
+            name: change(value) for name, value in tensors.items() if isinstance(value, Tensor)
+        }
+        return replace(self, **changed)

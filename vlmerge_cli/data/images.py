@@ -7,12 +7,11 @@ import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from vlmerge_cli import console
 from vlmerge_cli.data.bad import BadSample, BadSamples
-from vlmerge_cli.data.samples import FileImage, Image
+from vlmerge_cli.data.samples import Image
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -83,7 +82,10 @@ def broken(paths: Iterable[str], check: Check, bad: BadSamples, what: str = "ima
             bad.add(f"missing {what}", path)
             found.add(path)
     if check == "whole" and there:
-        with ThreadPoolExecutor(THREADS) as pool, console.progress(f"checking {what}s", len(there), "files") as advance:
+        with (
+            ThreadPoolExecutor(THREADS) as pool,
+            console.progress(f"checking {what}s", len(there), "files") as advance,
+        ):
             for path, whole in zip(there, pool.map(is_whole, there, chunksize=256), strict=True):
                 if not whole:
                     bad.add(f"truncated or unreadable {what}", path)
@@ -96,8 +98,6 @@ def broken(paths: Iterable[str], check: Check, bad: BadSamples, what: str = "ima
 @lru_cache(maxsize=4096)
 def _names_in(folder: str) -> frozenset[str]:
     try:
-        return frozenset(os.listdir(folder or "."))
+        return frozenset(entry.name for entry in os.scandir(folder or "."))
     except OSError:
         return frozenset()
-
-

@@ -1,9 +1,10 @@
 """RandAugment on batches: ten operations with the published magnitudes, their parameters drawn per sample.
 
 N operations are drawn with replacement for each sample and each is applied with probability 1/2, at a fixed
-magnitude M of 10 (Cubuk et al., 2020, with the ranges of the published code). At M = 7: brightness and sharpness
-1.36, shear 0.21, translation 7 px at any image size, rotation 21 degrees; the last four with a random sign, what
-comes in from outside is grey 128. Between operations images are whole numbers in [0, 255], as they are there.
+magnitude M of 10 (Cubuk et al., 2020, with the ranges of the published code). At M = 7: brightness and
+sharpness 1.36, shear 0.21, translation 7 px at any image size, rotation 21 degrees; the last four with a
+random sign, what comes in from outside is grey 128. Between operations images are whole numbers in [0, 255],
+as they are there.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ def amount(name: str, magnitude: int) -> float:
     return {"shear": 0.3, "translate": 10.0, "rotate": 30.0}.get(name.split("_")[0], 0.0) * share
 
 
-def draw(rng: np.random.Generator, num_ops: int, magnitude: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def draw(
+    rng: np.random.Generator, num_ops: int, magnitude: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """For one sample: which operations, (num_ops,), -1 for one that is left out; and their signed amounts."""
     codes = rng.integers(len(OPS), size=num_ops)
     applied = rng.random(num_ops) < 0.5
@@ -42,7 +45,8 @@ def draw(rng: np.random.Generator, num_ops: int, magnitude: int) -> tuple[NDArra
 
 
 def apply(images: torch.Tensor, codes: torch.Tensor, amounts: torch.Tensor) -> torch.Tensor:
-    """``images`` (B, 3, H, W) uint8 after the operations ``codes`` (B, N) with ``amounts`` (B, N); a new tensor.
+    """``images`` (B, 3, H, W) uint8 after the operations ``codes`` (B, N) with ``amounts`` (B, N); a new
+    tensor.
 
     A sample's result depends on its own row alone.
     """
@@ -59,11 +63,11 @@ def apply(images: torch.Tensor, codes: torch.Tensor, amounts: torch.Tensor) -> t
 # Each operation takes (n, 3, H, W) floats in [0, 255] and an amount for each image.
 
 
-def _identity(x: torch.Tensor, amounts: torch.Tensor) -> torch.Tensor:
+def _identity(x: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
     return x
 
 
-def _autocontrast(x: torch.Tensor, amounts: torch.Tensor) -> torch.Tensor:
+def _autocontrast(x: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
     """Each channel stretched to 0 ... 255; one of a single value stays."""
     low, high = x.amin((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
     span = high - low
@@ -71,68 +75,66 @@ def _autocontrast(x: torch.Tensor, amounts: torch.Tensor) -> torch.Tensor:
     return stretched.where(span > 0, x)
 
 
-def _equalize(x: torch.Tensor, amounts: torch.Tensor) -> torch.Tensor:
+def _equalize(x: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
     """Each channel's histogram made as flat as it can be."""
     from kornia.enhance import equalize
 
-    return equalize(x / 255) * 255
+    changed: torch.Tensor = equalize(x / 255) * 255
+    return changed
 
 
 def _brightness(x: torch.Tensor, amounts: torch.Tensor) -> torch.Tensor:
     from kornia.enhance import adjust_brightness_accumulative
 
-    return adjust_brightness_accumulative(x / 255, amounts) * 255
+    changed: torch.Tensor = adjust_brightness_accumulative(x / 255, amounts) * 255
+    return changed
 
 
 def _sharpness(x: torch.Tensor, amounts: torch.Tensor) -> torch.Tensor:
     """Away from the image smoothed by [[1, 1, 1], [1, 5, 1], [1, 1, 1]] / 13; the rim stays."""
     from kornia.enhance import sharpness
 
-    return sharpness(x / 255, amounts) * 255
+    changed: torch.Tensor = sharpness(x / 255, amounts) * 255
+    return changed
 
 
-def _affine(x: torch.Tensor, m00: torch.Tensor, m01: torch.Tensor, m10: torch.Tensor, m11: torch.Tensor,
-            shift_x: torch.Tensor, shift_y: torch.Tensor) -> torch.Tensor:  # fmt: skip
-    """Pixel (x, y) of the result is that at M (x, y) + shift of the input, bilinear, grey from outside."""
+def _affine(x: torch.Tensor, *entries: torch.Tensor | float) -> torch.Tensor:
+    """Pixel p of the result is the input's at M p, M = ((a, b, c), (d, e, f)); bilinear, grey from outside."""
     import torch
     from kornia.geometry.transform import warp_affine
 
-    forward = torch.stack((torch.stack((m00, m01, shift_x), 1), torch.stack((m10, m11, shift_y), 1)), 1)
-    inverse = torch.linalg.inv(forward[:, :, :2])
-    matrix = torch.cat((inverse, -inverse @ forward[:, :, 2:]), 2)
-    height, width = x.shape[2:]
+    rows = [torch.as_tensor(entry, dtype=x.dtype, device=x.device).expand(len(x)) for entry in entries]
+    matrix = torch.stack(rows, 1).reshape(-1, 2, 3)
+    inverse = torch.linalg.inv(matrix[:, :, :2])
+    forward = torch.cat((inverse, -inverse @ matrix[:, :, 2:]), 2)
+    size = (x.shape[2], x.shape[3])
     fill = torch.full((3,), FILL, device=x.device)
-    return warp_affine(x, matrix, (height, width), "bilinear", "fill", align_corners=True, fill_value=fill)
+    changed: torch.Tensor = warp_affine(x, forward, size, "bilinear", "fill", True, fill)
+    return changed
 
 
 def _shear_x(x: torch.Tensor, amounts: torch.Tensor) -> torch.Tensor:
-    one, zero = amounts.new_ones(len(x)), amounts.new_zeros(len(x))
-    return _affine(x, one, amounts, zero, one, zero, zero)
+    return _affine(x, 1, amounts, 0, 0, 1, 0)
 
 
 def _shear_y(x: torch.Tensor, amounts: torch.Tensor) -> torch.Tensor:
-    one, zero = amounts.new_ones(len(x)), amounts.new_zeros(len(x))
-    return _affine(x, one, zero, amounts, one, zero, zero)
+    return _affine(x, 1, 0, 0, amounts, 1, 0)
 
 
 def _translate_x(x: torch.Tensor, amounts: torch.Tensor) -> torch.Tensor:
-    one, zero = amounts.new_ones(len(x)), amounts.new_zeros(len(x))
-    return _affine(x, one, zero, zero, one, amounts, zero)
+    return _affine(x, 1, 0, amounts, 0, 1, 0)
 
 
 def _translate_y(x: torch.Tensor, amounts: torch.Tensor) -> torch.Tensor:
-    one, zero = amounts.new_ones(len(x)), amounts.new_zeros(len(x))
-    return _affine(x, one, zero, zero, one, zero, amounts)
+    return _affine(x, 1, 0, 0, 0, 1, amounts)
 
 
 def _rotate(x: torch.Tensor, amounts: torch.Tensor) -> torch.Tensor:
     """About the middle of the image, by degrees."""
     angle = amounts * (math.pi / 180)
     sin, cos = angle.sin(), angle.cos()
-    middle_y, middle_x = (x.shape[2] - 1) / 2, (x.shape[3] - 1) / 2
-    shift_x = middle_x - cos * middle_x - sin * middle_y
-    shift_y = middle_y + sin * middle_x - cos * middle_y
-    return _affine(x, cos, sin, -sin, cos, shift_x, shift_y)
+    row, column = (x.shape[2] - 1) / 2, (x.shape[3] - 1) / 2
+    return _affine(x, cos, sin, column - cos * column - sin * row, -sin, cos, row + sin * column - cos * row)
 
 
 OPS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {

@@ -23,7 +23,9 @@ BLOCK_BYTES = 512
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """``members`` (num_samples, 8) int64: offset and size of each of COLUMNS; and what is wrong with the shard."""
+    """``members`` (num_samples, 8) int64: offset and size of each of COLUMNS; and what is wrong with the
+    shard.
+    """
 
     members: NDArray[np.int64]
     problems: tuple[Problem, ...]
@@ -70,7 +72,7 @@ def _read(path: Path) -> ShardIndex:
                 column = "image" if f".{ending.lower()}" in ENDINGS else ending.lower()
                 samples[-1].setdefault(column, (member.offset_data, member.size))
                 endings[-1].add(ending)
-                tar.members.clear()  # it would keep every header
+                tar.members.clear()  # type: ignore[attr-defined]  # it would keep every header
             end = tar.offset
         with open(path, "rb") as file:
             file.seek(end)

@@ -60,7 +60,8 @@ class Crop(NamedTuple):
 
 
 def draw_crop(rng: np.random.Generator, width_px: int, height_px: int, augment: Augment) -> Crop:
-    """A box of random area and aspect at a random place; after ten boxes that do not fit, the largest that does.
+    """A box of random area and aspect at a random place; after ten boxes that do not fit, the largest that
+    does.
 
     ``NONE`` gives the whole image, whatever its aspect, as evaluation does.
     """
@@ -82,7 +83,9 @@ def draw_crop(rng: np.random.Generator, width_px: int, height_px: int, augment: 
     return Crop(left, top, left + width, top + height, flip)
 
 
-def load_image(image: Image, size_px: int, augment: Augment, rng: np.random.Generator) -> tuple[NDArray[np.uint8], Crop]:
+def load_image(
+    image: Image, size_px: int, augment: Augment, rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], Crop]:
     """The crop of an image at size x size, bicubic, as (3, size, size), and the crop it is. Raises BadSample.
 
     A large JPEG is decoded at 1/2, 1/4 or 1/8 where the crop still has the pixels it needs.
@@ -108,7 +111,7 @@ def load_mask(mask: Image, size_px: int, crop: Crop) -> NDArray[np.uint8]:
     """The same crop of a label picture, nearest neighbour, (size, size). Raises BadSample."""
     from PIL.Image import Resampling, Transpose
 
-    picture = decoded(mask, opened(mask), "L").resize((size_px, size_px), Resampling.NEAREST, box=tuple(crop[:4]))
+    picture = decoded(mask, opened(mask), "L").resize((size_px, size_px), Resampling.NEAREST, box=crop[:4])
     if crop.flip:
         picture = picture.transpose(Transpose.FLIP_LEFT_RIGHT)
     return np.array(picture, np.uint8)

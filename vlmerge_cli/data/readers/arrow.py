@@ -16,7 +16,8 @@ from vlmerge_cli.data.bad import BadSample, BadSamples
 from vlmerge_cli.data.samples import Kind, Pair, Question, Statement
 from vlmerge_cli.errors import DataError
 
-# What a split's files end in; a file that ends in nothing of the kind (vg.arrow, sbu_3.arrow) is for training.
+# What a split's files end in; a file that ends in nothing of the kind (vg.arrow, sbu_3.arrow) is for
+# training.
 ENDINGS = {
     "train": re.compile(r"(_train(_\d+)?|_trainable_val)$"),
     "val": re.compile(r"(?<!rest)(?<!trainable)(_val(_\d+)?|_dev)$|_rest_val$"),
@@ -92,7 +93,7 @@ class ArrowQuestions:
     def __init__(
         self, path: Path, split: str, bad: BadSamples, *, answers: AnswerVocabulary | None = None
     ) -> None:
-        self.questions = [one for file in _files(path, self.columns, split) for one in _questions(file)]
+        self.questions = [one for file in _files(path, self.columns, split) for one in _questions(file, bad)]
         self.vocabulary = answers or _vocabulary(path, self.columns)
 
     @classmethod
@@ -119,6 +120,9 @@ class ArrowStatements:
             for row, cells in enumerate(table.to_pylist()):
                 name = str(np.ravel(cells["identifier"])[0])
                 left, right = Cell(str(file), "image_0", row), Cell(str(file), "image_1", row)
+                if len(cells["questions"]) != len(cells["answers"]):
+                    bad.add("row of unequal lists", f"{file} row {row}", len(cells["questions"]))
+                    continue
                 for order, (text, label) in enumerate(zip(cells["questions"], cells["answers"], strict=True)):
                     group = f"{name.rsplit('-', 1)[0]}-{order}"
                     truth = str(label) == "True"
@@ -135,16 +139,21 @@ class ArrowStatements:
         return self.statements[index]
 
 
-def _questions(file: Path) -> Iterator[Question]:
+def _questions(file: Path, bad: BadSamples) -> Iterator[Question]:
     table = _table(str(file))
     kept = [name for name in table.column_names if name != "image"]
     for row, cells in enumerate(table.select(kept).to_pylist()):
         texts, numbers = cells["questions"], cells["question_id"]
         answers = cells.get("answers") or [[]] * len(texts)
         scores = cells.get("answer_scores") or [[]] * len(texts)
+        if not len(texts) == len(numbers) == len(answers) == len(scores):
+            bad.add("row of unequal lists", f"{file} row {row}", len(texts))
+            continue
         for text, number, said, worth in zip(texts, numbers, answers, scores, strict=True):
             times = (int(np.argmin([abs(score - level) for level in SOFT_TARGET])) for score in worth or [])
-            repeated = tuple(answer for answer, count in zip(said or [], times, strict=False) for _ in range(count))
+            repeated = tuple(
+                answer for answer, count in zip(said or [], times, strict=False) for _ in range(count)
+            )
             yield Question(str(number), Cell(str(file), "image", row), text, repeated, int(number))
 
 
@@ -170,7 +179,9 @@ def _files(path: Path, columns: set[str], split: str, restval: bool = False) -> 
     wanted += [ENDINGS["restval"]] if restval and split == "train" else []
     found = [file for file in there if any(pattern.search(file.stem) for pattern in wanted)]
     if split == "train":
-        found += [file for file in there if not any(pattern.search(file.stem) for pattern in ENDINGS.values())]
+        found += [
+            file for file in there if not any(pattern.search(file.stem) for pattern in ENDINGS.values())
+        ]
     if not found:
         names = ", ".join(file.name for file in there)
         raise DataError(f"no file of split '{split}'", where=str(path), fix=f"there are: {names}")
@@ -179,7 +190,9 @@ def _files(path: Path, columns: set[str], split: str, restval: bool = False) -> 
 
 def _with_columns(path: Path, columns: set[str]) -> list[Path]:
     files = [path] if path.is_file() else sorted(path.glob("*.arrow")) if path.is_dir() else []
-    return [file for file in files if file.suffix == ".arrow" and columns <= set(_table(str(file)).column_names)]
+    return [
+        file for file in files if file.suffix == ".arrow" and columns <= set(_table(str(file)).column_names)
+    ]
 
 
 @lru_cache(maxsize=128)

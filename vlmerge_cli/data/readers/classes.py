@@ -14,7 +14,9 @@ SPLITS = ("train", "val", "test")
 
 
 class ClassFolders:
-    """``SPLIT/CLASS/*.JPEG``; labels number the class folders of train (or of the split alone) in sorted order."""
+    """``SPLIT/CLASS/*.JPEG``; labels number the class folders of train (or of the split alone) in sorted
+    order.
+    """
 
     kind: ClassVar[Kind] = "labels"
 
@@ -43,7 +45,9 @@ class ClassFolders:
         for split in SPLITS:
             for name in _subfolders(path / split)[:3]:
                 entries = list((path / split / name).iterdir())
-                if any(entry.suffix.lower() in ENDINGS for entry in entries) and not any(map(Path.is_dir, entries)):
+                if any(entry.suffix.lower() in ENDINGS for entry in entries) and not any(
+                    map(Path.is_dir, entries)
+                ):
                     return True
         return False
 

@@ -20,11 +20,11 @@ HELD_OUT_IMAGES = 1000
 class VqaV2:
     """Questions of one split, and the answer vocabulary of train and val.
 
-    As published, train is train2014 and val2014 without the 1,000 images of the highest ids, and val is those;
-    a val2014 of no more than ``held_out_images`` is all of val. Training questions none of whose answers has a
-    label are dropped (``num_dropped``); elsewhere they stay, as the official score counts them.
-    ``answers`` is a vocabulary to use; else it is built from the majority answers, all that occur 9 times, or
-    the ``num_answers`` most frequent.
+    As published, train is train2014 and val2014 without the 1,000 images of the highest ids, and val is
+    those; a val2014 of no more than ``held_out_images`` is all of val. Training questions none of whose
+    answers has a label are dropped (``num_dropped``); elsewhere they stay, as the official score counts
+    them. ``answers`` is a vocabulary to use; else it is built from the majority answers, all that occur 9
+    times, or the ``num_answers`` most frequent.
     """
 
     kind: ClassVar[Kind] = "questions"
@@ -70,7 +70,9 @@ def _load(root: Path, subset: str, bad: BadSamples) -> tuple[list[Question], lis
     if file is None:
         if subset in ("train2014", "val2014"):
             return [], []
-        raise DataError(f"no questions of {subset}", where=str(root), fix=f"v2_OpenEnded_mscoco_{subset}_questions.json")
+        raise DataError(
+            f"no questions of {subset}", where=str(root), fix=f"v2_OpenEnded_mscoco_{subset}_questions.json"
+        )
     asked = {row["question_id"]: row for row in rows(read_json(file), "questions", file)}
     annotated: dict[int, dict[str, Any]] = {}
     majority = []
@@ -100,7 +102,7 @@ def _vocabulary(
 ) -> AnswerVocabulary:
     majority = [answer for name in ("train2014", "val2014") if name in loaded for answer in loaded[name][1]]
     if not majority:
-        fix = "put the annotations of train2014 and val2014 beside the questions, or use a fine-tuned checkpoint's"
+        fix = "put the annotations of train2014 and val2014 beside the questions, or use a checkpoint's"
         raise DataError("no annotations to take the answers from", where=str(path), fix=fix)
     return vocabulary(majority, num_answers)
 
@@ -111,7 +113,9 @@ def _published_split(
     if subset.startswith("test"):
         return loaded[subset][0]
     train, val = loaded["train2014"][0], loaded["val2014"][0]
-    images = sorted({str(question.image) for question in val})  # ids are zero-padded: their order is the names'
+    images = sorted(
+        {str(question.image) for question in val}
+    )  # ids are zero-padded: their order is the names'
     if held_out == 0 or len(images) <= held_out:
         return train if subset == "train2014" else val
     kept = set(images[-held_out:])

@@ -31,7 +31,9 @@ def pixels(scene: Scene, size_px: int) -> Bytes:
     canvas = _ground(rng, scene.ground, size_px)
     for thing in scene.things:
         inside, u, v = _coverage(thing, scene.split, size_px)
-        colour = np.array(COLOUR_RGB[thing.colour], np.float32) + rng.uniform(-TINT, TINT, 3).astype(np.float32)
+        colour = np.array(COLOUR_RGB[thing.colour], np.float32) + rng.uniform(-TINT, TINT, 3).astype(
+            np.float32
+        )
         shade = _texture(thing, u, v, size_px)[..., None] * colour
         canvas += inside[..., None] * (shade - canvas)
     canvas += rng.standard_normal(canvas.shape, dtype=np.float32) * np.float32(NOISE)
@@ -66,7 +68,8 @@ def _coverage(thing: Thing, split: str, size_px: int) -> tuple[Floats, Floats, F
     at = (np.arange(size_px, dtype=np.float32) + 0.5) / size_px
     x, y = (at - thing.x)[None, :] / thing.radius, (at - thing.y)[:, None] / thing.radius
     sin, cos = np.float32(np.sin(thing.angle)), np.float32(np.cos(thing.angle))
-    u, v = cos * x + sin * y, cos * y - sin * x
+    u = np.asarray(cos * x + sin * y, np.float32)
+    v = np.asarray(cos * y - sin * x, np.float32)
     if thing.shape in DIGITS:
         inside = np.clip((glyph(thing.shape, thing.glyph, split, u, v) - 0.3) * 3, 0, 1)
     else:
@@ -122,5 +125,6 @@ def _star(u: Any, v: Any) -> Any:
 
 
 _DEPTH: dict[str, Callable[[Any, Any], Any]] = {
-    "circle": _circle, "ring": _ring, "square": _square, "cross": _cross, "triangle": _triangle, "star": _star,
+    "circle": _circle, "ring": _ring, "square": _square, "cross": _cross, "triangle": _triangle,
+    "star": _star,
 }  # fmt: skip

@@ -125,7 +125,9 @@ def relations_of(first: Thing, second: Thing) -> list[str]:
 
 
 def captions(scene: Scene, rng: np.random.Generator, num: int = 5) -> list[Caption]:
-    """``num`` captions with different words, each of one or two things; true, and mostly of this scene alone."""
+    """``num`` captions with different words, each of one or two things; true, and mostly of this scene
+    alone.
+    """
     made: dict[str, Caption] = {}
     while len(made) < num:
         caption = _single(scene, rng) if len(scene.things) == 1 else _double(scene, rng)
@@ -181,7 +183,9 @@ def vocabulary() -> list[str]:
     """Every word piece of every text, special tokens first: what ``shapes_vocab.txt`` holds."""
     spoken = [word for same in SAME.values() for phrase in same for word in phrase.split()]
     words = {*spoken, *SHAPES, *DIGITS, *COLOURS, *TEXTURES, *NUMBERS, *GROUNDS, "ground", "##s", "##es"}
-    words |= set("a an only with and on at of the".split())
-    words |= set("what color shape is are there how many in where texture or".split())
-    words |= set("image both either exactly more than total contain".split())
+    rest = (
+        "a an only with and on at of the what color shape is are there how many in where texture or "
+        "image both either exactly more than total contain"
+    )
+    words |= set(rest.split())
     return ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted(words)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,7 +18,16 @@ from vlmerge_cli.data.shapes.language import (
     say,
     stand,
 )
-from vlmerge_cli.data.shapes.scenes import COLOURS, PLACES, SIZES, TEXTURES, Scene, Thing, Variant, shape_names
+from vlmerge_cli.data.shapes.scenes import (
+    COLOURS,
+    PLACES,
+    SIZES,
+    TEXTURES,
+    Scene,
+    Thing,
+    Variant,
+    shape_names,
+)
 
 NUM_ANNOTATORS = 10
 SLIP, OTHER_WORD = 0.04, 0.08  # how often an annotator errs, or uses another word for the same
@@ -35,7 +44,9 @@ class Asked:
     answer_type: str
 
 
-def questions(scene: Scene, rng: np.random.Generator, num: int = 4, variant: Variant = "shapes") -> list[Asked]:
+def questions(
+    scene: Scene, rng: np.random.Generator, num: int = 4, variant: Variant = "shapes"
+) -> list[Asked]:
     """``num`` different questions, their kinds drawn at random."""
     made: dict[str, Asked] = {}
     while len(made) < num:
@@ -83,13 +94,13 @@ def _unique(scene: Scene, rng: np.random.Generator, hidden: str = "") -> tuple[T
         said.pop("texture", None)
     names = [str(name) for name in rng.permutation(sorted(said))]
     for used in range(1, len(names) + 1):
-        noun = Noun(**{name: said[name] for name in names[:used]})
+        noun = replace(Noun(), **{name: said[name] for name in names[:used]})  # type: ignore[arg-type]
         if len(noun.among(scene)) == 1:
             return thing, noun
     return None
 
 
-def _colour(scene: Scene, rng: np.random.Generator, variant: Variant) -> _Draft | None:
+def _colour(scene: Scene, rng: np.random.Generator, _: Variant) -> _Draft | None:
     found = _unique(scene, rng, "colour")
     if found is None:
         return None
@@ -126,7 +137,7 @@ def _in_place(scene: Scene, rng: np.random.Generator, variant: Variant) -> _Draf
     return _Draft(f"what color is the object at {place}", thing.colour, COLOURS, "what color is the")
 
 
-def _place(scene: Scene, rng: np.random.Generator, variant: Variant) -> _Draft | None:
+def _place(scene: Scene, rng: np.random.Generator, _: Variant) -> _Draft | None:
     found = _unique(scene, rng)
     if found is None:
         return None
@@ -134,7 +145,7 @@ def _place(scene: Scene, rng: np.random.Generator, variant: Variant) -> _Draft |
     return _Draft(f"where is {noun.words(rng, 'the')}", PLACE_WORDS[thing.cell], PLACE_WORDS, "where is the")
 
 
-def _size(scene: Scene, rng: np.random.Generator, variant: Variant) -> _Draft | None:
+def _size(scene: Scene, rng: np.random.Generator, _: Variant) -> _Draft | None:
     found = _unique(scene, rng, "size")
     if found is None:
         return None
@@ -142,7 +153,7 @@ def _size(scene: Scene, rng: np.random.Generator, variant: Variant) -> _Draft | 
     return _Draft(f"is {noun.words(rng, 'the')} small or large", thing.size, SIZES, "is the")
 
 
-def _texture(scene: Scene, rng: np.random.Generator, variant: Variant) -> _Draft | None:
+def _texture(scene: Scene, rng: np.random.Generator, _: Variant) -> _Draft | None:
     found = _unique(scene, rng, "texture")
     if found is None:
         return None
@@ -150,7 +161,7 @@ def _texture(scene: Scene, rng: np.random.Generator, variant: Variant) -> _Draft
     return _Draft(f"what texture is {noun.words(rng, 'the')}", thing.texture, TEXTURES, "what")
 
 
-def _how_many(scene: Scene, rng: np.random.Generator, variant: Variant) -> _Draft:
+def _how_many(scene: Scene, rng: np.random.Generator, _: Variant) -> _Draft:
     thing = scene.things[int(rng.integers(len(scene.things)))]
     nouns = (Noun(), Noun(colour=thing.colour), Noun(size=thing.size), Noun(texture=thing.texture))
     noun = nouns[int(rng.integers(len(nouns)))]
@@ -174,10 +185,12 @@ def _is_there(scene: Scene, rng: np.random.Generator, variant: Variant) -> _Draf
             noun = Noun(shape=str(rng.choice(shape_names(variant))), colour=thing.colour)
     if bool(noun.among(scene)) != truth:
         return None
-    return _Draft(f"is there {noun.words(rng)}", "yes" if truth else "no", ("yes", "no"), "is there a", "yes/no")
+    return _Draft(
+        f"is there {noun.words(rng)}", "yes" if truth else "no", ("yes", "no"), "is there a", "yes/no"
+    )
 
 
-def _is_related(scene: Scene, rng: np.random.Generator, variant: Variant) -> _Draft | None:
+def _is_related(scene: Scene, rng: np.random.Generator, _: Variant) -> _Draft | None:
     """Yes and no equally often: a no turns the relation round."""
     if len(scene.things) < 2:
         return None
@@ -193,8 +206,8 @@ def _is_related(scene: Scene, rng: np.random.Generator, variant: Variant) -> _Dr
 
 _Kind = Callable[[Scene, np.random.Generator, Variant], _Draft | None]
 _WEIGHTS: dict[_Kind, float] = {
-    _colour: 4, _shape: 3, _beside: 2, _in_place: 3, _place: 3, _size: 0.7, _texture: 1, _how_many: 2, _is_there: 2,
-    _is_related: 1.5,
+    _colour: 4, _shape: 3, _beside: 2, _in_place: 3, _place: 3, _size: 0.7, _texture: 1, _how_many: 2,
+    _is_there: 2, _is_related: 1.5,
 }  # fmt: skip
 _KINDS = list(_WEIGHTS)
 _CHANCES = np.array(list(_WEIGHTS.values())) / sum(_WEIGHTS.values())

@@ -65,7 +65,7 @@ def _exactly_one(rng: np.random.Generator, variant: Variant) -> tuple[str, PairC
     return text, lambda left, right: bool(noun.among(left)) != bool(noun.among(right))
 
 
-def _more(rng: np.random.Generator, variant: Variant) -> tuple[str, PairClaim]:
+def _more(rng: np.random.Generator, _: Variant) -> tuple[str, PairClaim]:
     first, second = ("left", "right") if rng.random() < 0.5 else ("right", "left")
     text = f"there are more objects in the {first} image than in the {second} image"
 
@@ -76,7 +76,7 @@ def _more(rng: np.random.Generator, variant: Variant) -> tuple[str, PairClaim]:
     return text, claim
 
 
-def _total(rng: np.random.Generator, variant: Variant) -> tuple[str, PairClaim]:
+def _total(rng: np.random.Generator, _: Variant) -> tuple[str, PairClaim]:
     number = int(rng.integers(2, 5))
     text = f"there are exactly {NUMBERS[number]} objects in total"
     return text, lambda left, right: len(left.things) + len(right.things) == number
@@ -88,7 +88,7 @@ def _none(rng: np.random.Generator, variant: Variant) -> tuple[str, PairClaim]:
     return text, lambda left, right: not noun.among(left) and not noun.among(right)
 
 
-def _same_ground(rng: np.random.Generator, variant: Variant) -> tuple[str, PairClaim]:
+def _same_ground(rng: np.random.Generator, _: Variant) -> tuple[str, PairClaim]:
     ground = str(rng.choice(("dark", "light")))
     return f"both images are on {ground} ground", lambda left, right: left.ground == right.ground == ground
 
