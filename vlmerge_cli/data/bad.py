@@ -1,4 +1,4 @@
-"""The tally of samples that cannot be used: counted by reason, the first few named, an error when too many."""
+"""The tally of samples that cannot be used: by reason, the first few named, an error when too many."""
 
 from __future__ import annotations
 

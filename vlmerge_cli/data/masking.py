@@ -25,18 +25,21 @@ def mask_words(ids: Ids, tokenizer: Tokenizer, ratio: float, rng: np.random.Gene
     [MASK] (80 %), a random ordinary piece (10 %) or stays (10 %). Padding and special tokens are never
     chosen.
     """
-    real = ~tokenizer.special[ids]
-    word = np.cumsum(real & ~tokenizer.continues[ids])  # 1, 2, ... ; a leading ## piece counts as word 0
-    labels = np.full_like(ids, IGNORE)
-    names = np.unique(word[real])
-    if len(names) == 0:
-        return ids.copy(), labels
-    count = min(len(names), max(1, int(ratio * len(names) + rng.random())))
-    chosen = real & np.isin(word, rng.permutation(names)[:count])
+    labels, masked = np.full_like(ids, IGNORE), ids.copy()
+    words: list[list[int]] = []
+    for place in (~tokenizer.special[ids]).nonzero()[0].tolist():
+        if words and tokenizer.continues[ids[place]]:
+            words[-1].append(place)
+        else:
+            words.append([place])
+    if not words:
+        return masked, labels
+    count = min(len(words), max(1, int(ratio * len(words) + rng.random())))
+    chosen = np.array([place for word in rng.permutation(len(words))[:count] for place in words[word]])
     labels[chosen] = ids[chosen]
-    draw, other = rng.random(len(ids)), rng.choice(tokenizer.ordinary, len(ids))
-    masked = ids.copy()
-    masked[chosen & (draw < REPLACED)] = tokenizer.mask
-    swapped = chosen & (draw >= REPLACED) & (draw < REPLACED + RANDOM)
-    masked[swapped] = other[swapped]
+    draw = rng.random(len(chosen))
+    other = tokenizer.ordinary[rng.integers(len(tokenizer.ordinary), size=len(chosen))]
+    masked[chosen] = np.where(
+        draw < REPLACED, tokenizer.mask, np.where(draw < REPLACED + RANDOM, other, ids[chosen])
+    )
     return masked, labels

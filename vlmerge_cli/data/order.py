@@ -18,7 +18,7 @@ WINDOW = 100_000  # samples among which tar shards are shuffled, so that a disk 
 
 
 class Place(NamedTuple):
-    """A sample to be read: ``row`` is its place in the run (see Batch), ``number`` its place in its source."""
+    """A sample to be read: ``row`` is its place in the run (see Batch), ``number`` that in its source."""
 
     row: int
     source: int

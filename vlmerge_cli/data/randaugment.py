@@ -99,7 +99,7 @@ def _sharpness(x: torch.Tensor, amounts: torch.Tensor) -> torch.Tensor:
 
 
 def _affine(x: torch.Tensor, *entries: torch.Tensor | float) -> torch.Tensor:
-    """Pixel p of the result is the input's at M p, M = ((a, b, c), (d, e, f)); bilinear, grey from outside."""
+    """Pixel p of the result is the input's at M p, M = ((a, b, c), (d, e, f)); bilinear, grey outside."""
     import torch
     from kornia.geometry.transform import warp_affine
 
@@ -130,11 +130,11 @@ def _translate_y(x: torch.Tensor, amounts: torch.Tensor) -> torch.Tensor:
 
 
 def _rotate(x: torch.Tensor, amounts: torch.Tensor) -> torch.Tensor:
-    """About the middle of the image, by degrees."""
+    """About the middle of the image, by degrees, to the left."""
     angle = amounts * (math.pi / 180)
     sin, cos = angle.sin(), angle.cos()
     row, column = (x.shape[2] - 1) / 2, (x.shape[3] - 1) / 2
-    return _affine(x, cos, sin, column - cos * column - sin * row, -sin, cos, row + sin * column - cos * row)
+    return _affine(x, cos, -sin, column - cos * column + sin * row, sin, cos, row - sin * column - cos * row)
 
 
 OPS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {

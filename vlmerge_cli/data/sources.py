@@ -1,4 +1,4 @@
-"""From ``--data`` to a data set: what a source is called, where it is and how much of the mixture it makes."""
+"""From ``--data`` to a data set: what a source is called, where it is, how much of the mixture it makes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the members of a tar shard lie, read once and kept, so that any sample can be had without streaming."""
+"""Where the members of a tar shard lie, read once and kept: any sample can be had without streaming."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ Ids = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """Lower-cases, splits into word pieces and frames with [CLS] and [SEP]; ``length_tokens`` includes both."""
+    """Lower-cases, splits into word pieces, frames with [CLS] and [SEP]; ``length_tokens`` includes both."""
 
     inner: Any = field(repr=False)  # a tokenizers.Tokenizer
     length_tokens: int

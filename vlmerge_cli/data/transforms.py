@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     import torch
 
 CROP_TRIES = 10
+# Pictures as small as those of the built-in data set are kept decoded: at most 16,384 of 16 kB.
+SMALL_PIXELS = 64 * 64
+MOST_SMALL = 1 << 14
+_small: dict[Image, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -92,12 +96,15 @@ def load_image(
     """
     from PIL.Image import Resampling, Transpose
 
-    picture = opened(image)
+    picture = _small.get(image) or opened(image)
     width, height = picture.size
     crop = draw_crop(rng, width, height, augment)
-    share_x, share_y = (crop.right - crop.left) / width, (crop.bottom - crop.top) / height
-    picture.draft("RGB", (math.ceil(size_px / share_x), math.ceil(size_px / share_y)))
-    picture = decoded(image, picture)
+    if image not in _small:
+        share_x, share_y = (crop.right - crop.left) / width, (crop.bottom - crop.top) / height
+        picture.draft("RGB", (math.ceil(size_px / share_x), math.ceil(size_px / share_y)))
+        picture = decoded(image, picture)
+        if width * height <= SMALL_PIXELS and picture.size == (width, height) and len(_small) < MOST_SMALL:
+            _small[image] = picture
     zoom_x, zoom_y = picture.width / width, picture.height / height
     box = (crop.left * zoom_x, crop.top * zoom_y, crop.right * zoom_x, crop.bottom * zoom_y)
     whole = box == (0, 0, size_px, size_px)

@@ -31,7 +31,7 @@ def reader(name: str) -> type[Reader]:
 
 
 def detect(path: Path, kind: Kind) -> str:
-    """The name of the format of ``path`` that gives samples of this kind. Raises DataError if there is none."""
+    """The format of ``path`` that gives samples of this kind. Raises DataError if there is none."""
     others = []
     for name in READERS:
         cls = reader(name)

@@ -1,4 +1,4 @@
-"""What the built-in data set is made of, and the folder each part of it is kept in, made when first needed."""
+"""What the built-in data set is made of, and the folder of each part of it, made when first needed."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ RADIUS = {"small": (0.1, 0.125), "large": (0.17, 0.205)}  # of the image's side
 
 @dataclass(frozen=True)
 class Thing:
-    """One object. ``x``, ``y`` (centre) and ``radius`` are shares of the image's side, ``angle`` in radians."""
+    """One object. ``x``, ``y`` (centre) and ``radius`` are shares of the image's side, ``angle`` radians."""
 
     shape: str
     colour: str

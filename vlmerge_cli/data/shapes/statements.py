@@ -23,7 +23,7 @@ class Stated:
 
 
 def stated(pool: list[Scene], rng: np.random.Generator, variant: Variant = "shapes") -> Stated:
-    """A sentence with two pairs from the pool that make it true and two that make it false, in random order."""
+    """A sentence with two pairs from the pool that make it true and two that make it false, shuffled."""
     while True:
         text, claim = _FORMS[int(rng.integers(len(_FORMS)))](rng, variant)
         found: dict[bool, list[tuple[int, int, bool]]] = {True: [], False: []}

@@ -196,7 +196,7 @@ def _classes(options: ShapesOptions, folder: Path) -> None:
 
 
 def _ade20k(options: ShapesOptions, folder: Path) -> None:
-    """Images and label pictures in ADE20k's folders; label 1 is the ground, the shapes follow, 0 is an edge."""
+    """Images and label pictures in ADE20k's folders; label 1 is the ground, then the shapes, 0 an edge."""
     for split, name in ADE_NAME.items():
         (folder / "images" / name).mkdir(parents=True)
         (folder / "annotations" / name).mkdir(parents=True)
