@@ -111,7 +111,9 @@ def test_normalised():
     assert got.tolist() == pytest.approx([-1.0, (0.2 - 0.5) / 0.5, 1.0], abs=1e-6)
 
 
-@pytest.mark.parametrize("wrong", [{"crop_scale": (0.0, 1.0)}, {"flip": 1.5}, {"magnitude": 11}, {"crop_aspect": (2, 1)}])
+@pytest.mark.parametrize(
+    "wrong", [{"crop_scale": (0.0, 1.0)}, {"flip": 1.5}, {"magnitude": 11}, {"crop_aspect": (2, 1)}]
+)
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(UsageError):
         Augment(**wrong)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -65,21 +66,21 @@ def is_whole(path: str) -> bool:
 
 
 def broken(paths: Iterable[str], check: Check, bad: BadSamples, what: str = "image") -> set[str]:
-    """The paths that cannot be used, each added to ``bad`` with its reason.
+    """The paths that cannot be used, added to ``bad`` with the reason as often as each is listed in ``paths``.
 
     ``exists`` lists each folder once; ``whole`` also looks at the ends of every file, several at a time.
     """
-    wanted = sorted(set(paths))
+    wanted = Counter(paths)
     if check == "none":
         return set()
     found: set[str] = set()
     there: list[str] = []
-    for path in wanted:
+    for path in sorted(wanted):
         folder, name = os.path.split(path)
         if name in _names_in(folder):
             there.append(path)
         else:
-            bad.add(f"missing {what}", path)
+            bad.add(f"missing {what}", path, wanted[path])
             found.add(path)
     if check == "whole" and there:
         with (
@@ -88,7 +89,7 @@ def broken(paths: Iterable[str], check: Check, bad: BadSamples, what: str = "ima
         ):
             for path, whole in zip(there, pool.map(is_whole, there, chunksize=256), strict=True):
                 if not whole:
-                    bad.add(f"truncated or unreadable {what}", path)
+                    bad.add(f"truncated or unreadable {what}", path, wanted[path])
                     found.add(path)
                 advance(1)
     _names_in.cache_clear()

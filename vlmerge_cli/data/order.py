@@ -71,38 +71,47 @@ class Stream:
 
     def batch(self, step: int) -> list[Place]:
         """The global batch of ``step``, in order."""
-        rows = range(step * self.batch_size, (step + 1) * self.batch_size)
-        return [Place(row, *self._sample(row)) for row in rows]
+        rows = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        sources, turns = self._turns(rows)
+        numbers = np.empty_like(rows)
+        for source, size in enumerate(self.sizes):
+            for epoch in np.unique(turns[sources == source] // size).tolist():
+                mine = (sources == source) & (turns // size == epoch)
+                numbers[mine] = self._order(source, epoch)[turns[mine] % size]
+        return list(map(Place, rows.tolist(), sources.tolist(), numbers.tolist()))
 
-    def _sample(self, row: int) -> tuple[int, int]:
+    def _turns(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """For each row its source, and how many rows of that source come before it in the run."""
         if len(self.sizes) == 1:
-            return 0, self._index(0, row)
-        period, place = divmod(row, PATTERN)
-        source_of, rank_of = self._pattern(period)
-        source = int(source_of[place])
-        return source, self._index(source, period * int(self.counts[source]) + int(rank_of[place]))
+            return np.zeros_like(rows), rows
+        sources, turns = np.empty_like(rows), np.empty_like(rows)
+        periods, places = np.divmod(rows, PATTERN)
+        for period in np.unique(periods).tolist():
+            here = periods == period
+            source_of, rank_of = self._pattern(period)
+            sources[here] = source_of[places[here]]
+            turns[here] = period * self.counts[sources[here]] + rank_of[places[here]]
+        return sources, turns
 
-    def _index(self, source: int, turn: int) -> int:
-        epoch, place = divmod(turn, self.sizes[source])
-        key = (source, epoch)
-        if key not in self._orders:
-            for old in [old for old in self._orders if old[0] == source and old[1] != epoch - 1]:
+    def _order(self, source: int, epoch: int) -> NDArray[np.int64]:
+        if (source, epoch) not in self._orders:
+            for old in [key for key in self._orders if key[0] == source and key[1] != epoch - 1]:
                 del self._orders[old]
-            self._orders[key] = shuffled(
-                self.sizes[source], self.seed, source, epoch, starts=self.starts[source]
-            )
-        return int(self._orders[key][place])
+            drawn = shuffled(self.sizes[source], self.seed, source, epoch, starts=self.starts[source])
+            self._orders[source, epoch] = drawn
+        return self._orders[source, epoch]
 
     def _pattern(self, period: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """For each place its source, and how many places of that source come before it in the pattern."""
         if period not in self._patterns:
+            self._patterns = {old: made for old, made in self._patterns.items() if old == period - 1}
             source_of = np.repeat(np.arange(len(self.sizes)), self.counts)
             generator(self.seed, "mixture", period).shuffle(source_of)
             rank_of = np.empty_like(source_of)
             for source in range(len(self.sizes)):
                 mine = source_of == source
                 rank_of[mine] = np.arange(int(mine.sum()))
-            self._patterns = {period: (source_of, rank_of)}
+            self._patterns[period] = (source_of, rank_of)
         return self._patterns[period]
 
 

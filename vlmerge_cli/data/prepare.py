@@ -86,11 +86,15 @@ class Prepare:
         reader = self.data.sources[place.source].reader
         index = place.number
         for attempt in range(MAX_TRIES):
+            key = ""
             try:
                 sample = reader[index]
-                return sample.key, self._row(sample, place.row), index, True
+                key = sample.key
+                return key, self._row(sample, place.row), index, True
             except BadSample as signal:
-                problems.append(signal.problem)
+                problem = signal.problem
+                where = f"{problem.example} ({key})" if key else problem.example
+                problems.append(problem._replace(example=where))
             if not self.training:
                 return problems[-1].example, self._empty(place), place.number, False
             index = int(generator(self.seed, "instead", place.row, attempt).integers(len(reader)))

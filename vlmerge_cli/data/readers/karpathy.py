@@ -45,7 +45,10 @@ class Karpathy:
             [file.parent / name for name in IMAGE_FOLDERS], next((name for name in relative if name), "")
         )
         paths = [str(base / name) if name else "" for name in relative]
-        unusable = broken((name for name in paths if name), check, bad)
+        used = (
+            [name] * max(1, len(row.get("sentences") or ())) for row, name in zip(entries, paths, strict=True)
+        )
+        unusable = broken((name for names in used for name in names if name), check, bad)
         self.captions: list[str] = []
         self.files: list[str] = []
         owner: list[int] = []
