@@ -18,6 +18,7 @@ COMMANDS = {
     "inspect": "What is inside a checkpoint: layout, experts, sizes. Reads headers only.",
     "merge": "Merge the experts of a checkpoint into one modality-agnostic transformer.",
     "distance": "How far the experts are apart: L2, cosine, SSD, TSSD. Will they merge?",
+    "pretrain": "Train a vision-language model whose experts can be merged.",
     "layouts": "List, show and check the naming schemes that vlmerge knows.",
 }
 
@@ -46,8 +47,11 @@ class LazyGroup(TyperGroup):
         except BrokenPipeError:  # the reader of a pipe has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit(0) from None
-        except (OSError, MemoryError) as error:
-            _end(f"error: {type(error).__name__}: {error}", 1, ctx.params["debug"])
+        except Exception as error:
+            if type(error).__module__.partition(".")[0] in ("click", "typer"):
+                raise  # the command line's own ways to end
+            what = f"error: {type(error).__name__}: {error}"
+            _end(what + "\n  show where it comes from: vlmerge --debug ...", 1, ctx.params["debug"])
 
 
 def load(name: str) -> Any:

@@ -12,9 +12,11 @@ from vlmerge_cli import ranks
 
 
 class Progress(Protocol):
-    """Called with the amount of work just done."""
+    """Called with the amount of work just done; ``note`` shows a line of numbers beside the bar."""
 
     def __call__(self, amount: int) -> None: ...
+
+    def note(self, text: str) -> None: ...
 
 
 def say(text: str) -> None:
@@ -57,14 +59,39 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]
     Console(width=wide, highlight=False, markup=False).print(table)
 
 
-@contextmanager
-def progress(what: str, total: int, unit: str = "bytes", quiet: bool = False) -> Iterator[Progress]:
-    """A bar with speed and time left on a terminal's stderr; silent in a pipe, when quiet, on ranks > 0.
+class _Silent:
+    """No terminal: notes become log lines."""
 
-    ``unit`` is ``bytes`` or the plural name of what is counted.
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet
+
+    def __call__(self, amount: int) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        if not self._quiet:
+            say(text)
+
+
+class _Bar:
+    def __init__(self, bar: Any, task: Any) -> None:
+        self._bar, self._task = bar, task
+
+    def __call__(self, amount: int) -> None:
+        self._bar.advance(self._task, amount)
+
+    def note(self, text: str) -> None:
+        self._bar.update(self._task, note=text)
+
+
+@contextmanager
+def progress(what: str, total: int, unit: str = "bytes", done: int = 0, quiet: bool = False) -> Iterator[Progress]:
+    """A bar with speed and time left on a terminal's stderr; in a pipe only notes, as lines; rank 0 alone.
+
+    ``unit`` is ``bytes`` or the plural name of what is counted; ``done`` is where a resumed run starts.
     """
     if quiet or not ranks.is_main() or not sys.stderr.isatty():
-        yield lambda _: None
+        yield _Silent(quiet)
         return
     from rich import progress as bars
     from rich.console import Console
@@ -75,9 +102,10 @@ def progress(what: str, total: int, unit: str = "bytes", quiet: bool = False) ->
     else:
         counted = [bars.MofNCompleteColumn(), bars.TextColumn(unit)]
     columns = (bars.TextColumn("{task.description}"), bars.BarColumn(), *counted, bars.TimeRemainingColumn())
-    with bars.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda amount: bar.advance(task, amount)
+    notes = bars.TextColumn("{task.fields[note]}", markup=False)
+    with bars.Progress(*columns, notes, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=total, completed=done, note="")
+        yield _Bar(bar, task)
 
 
 def size(num_bytes: float) -> str:

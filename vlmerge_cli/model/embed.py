@@ -40,4 +40,4 @@ class TextEmbeddings(nn.Module):
         if self.position_embeddings is not None:
             x = x + self.position_embeddings.weight[: ids.shape[1]]
         x = self.LayerNorm(x)
-        return self.dropout(x) if drop is None else x * drop
+        return self.dropout(x) if drop is None else x * drop  # type: ignore[no-any-return]

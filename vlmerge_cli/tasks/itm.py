@@ -29,9 +29,11 @@ class Negatives:
     ramp_stop: float = 0.0
 
     def hard_ratio(self, progress: float) -> float:
+        if self.ramp_start >= 1 or progress < self.ramp_start:
+            return 0.0
         if progress >= self.ramp_stop:
-            return float(self.ramp_stop < 1)
-        return max(0.0, (progress - self.ramp_start) / (self.ramp_stop - self.ramp_start))
+            return 1.0
+        return (progress - self.ramp_start) / (self.ramp_stop - self.ramp_start)
 
 
 def itm(passes: Passes, negatives: Negatives = Negatives()) -> Outcome:
