@@ -18,7 +18,7 @@ def test_a_ratio_counts_against_all_samples():
     bad.add("missing shard", "00001.tar", 10)
     bad.settle(90)
     bad.add("empty caption", "x")
-    with pytest.raises(DataError, match="more than the 0.1 allowed"):
+    with pytest.raises(DataError, match=r"more than the 0\.1 allowed"):
         bad.settle(90)
 
 

@@ -14,9 +14,13 @@ def test_cache_folder_follows_the_environment(monkeypatch, tmp_path):
 
 
 def test_a_folder_that_is_interrupted_leaves_nothing(tmp_path: Path):
-    with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path / "made") as made:
-        (made / "half").write_text("x")
-        raise KeyboardInterrupt
+    def interrupted() -> None:
+        with whole_folder(tmp_path / "made") as made:
+            (made / "half").write_text("x")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -73,6 +73,23 @@ def test_a_loader_with_workers_can_be_left_and_used_again(small_shapes):
     assert len(again) == 2
 
 
+def test_a_loader_with_workers_is_gone_when_it_is_let_go(small_shapes):
+    import gc
+    import time
+
+    loader = Loader(pairs(small_shapes), FORM, 8, num_workers=1)
+    next(loader.steps(0))
+    gc.disable()
+    try:
+        start = time.perf_counter()
+        workers = loader._workers._iterator._workers
+        del loader
+        assert not any(worker.is_alive() for worker in workers)
+        assert time.perf_counter() - start < 4
+    finally:
+        gc.enable()
+
+
 def test_what_a_batch_of_pairs_holds(small_shapes):
     data = pairs(small_shapes)
     batch = next(Loader(data, FORM, 12, seed=0).steps(3))

@@ -63,7 +63,7 @@ def test_an_empty_text_has_no_mask(tokenizer):
 
 
 def test_eighty_ten_ten(tokenizer):
-    ids, masked, labels = many(tokenizer, "a small red star at top left and a big blue ring", 0.5, 4000)
+    _, masked, labels = many(tokenizer, "a small red star at top left and a big blue ring", 0.5, 4000)
     picked = labels != IGNORE
     num = picked.sum()
     assert abs((masked[picked] == tokenizer.mask).sum() / num - 0.8) < 0.01

@@ -66,7 +66,7 @@ def is_whole(path: str) -> bool:
 
 
 def broken(paths: Iterable[str], check: Check, bad: BadSamples, what: str = "image") -> set[str]:
-    """The paths that cannot be used, added to ``bad`` with the reason as often as each is listed in ``paths``.
+    """The paths that cannot be used, added to ``bad`` with the reason as often as ``paths`` lists them.
 
     ``exists`` lists each folder once; ``whole`` also looks at the ends of every file, several at a time.
     """

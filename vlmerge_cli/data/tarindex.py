@@ -8,6 +8,7 @@ import tarfile
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +41,7 @@ def index(path: Path) -> ShardIndex:
         with np.load(kept) as stored:
             problems = tuple(Problem(*row) for row in json.loads(str(stored["problems"])))
             return ShardIndex(stored["members"], problems)
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, BadZipFile):
         pass  # not there yet, or torn
     made = _read(path)
     buffer = io.BytesIO()
@@ -80,10 +81,11 @@ def _read(path: Path) -> ShardIndex:
                 problems.append(Problem("corrupt tar", f"{path} at byte {end}"))
     except (tarfile.TarError, OSError) as error:
         problems.append(Problem("truncated tar", f"{path}: {error}"))
+    is_cut = bool(problems)
     rows = []
     for found, names in zip(samples, endings, strict=True):
         if "image" in found and not found.keys().isdisjoint(("txt", "json", "cls")):
             rows.append([number for column in COLUMNS for number in found.get(column, (0, -1))])
-        elif not (problems and found is samples[-1]):  # a truncated tar has one half sample, counted with it
+        elif not (is_cut and found is samples[-1]):  # a truncated tar has one half sample, counted with it
             problems.append(Problem("sample with other keys", f"{path}: {' '.join(sorted(names))}"))
     return ShardIndex(np.array(rows, np.int64).reshape(-1, 2 * len(COLUMNS)), tuple(problems))

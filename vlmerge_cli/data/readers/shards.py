@@ -137,7 +137,7 @@ def _shards(path: Path, split: str) -> tuple[list[Path], list[Path]]:
         wanted = _expanded(str(path))
         found = [file for file in wanted if file.is_file()]
     elif path.is_file():
-        wanted = found = [path]
+        wanted = found = [path] if path.suffix == ".tar" else []
     else:
         inside = [path / split, path] if split else [path]
         found = next((tars for tars in (sorted(folder.glob("*.tar")) for folder in inside) if tars), [])
