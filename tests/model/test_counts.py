@@ -27,7 +27,7 @@ INDEX_ELEMENTS_384 = 2_094_734
 
 
 @pytest.mark.parametrize("architecture", REFERENCE)
-@pytest.mark.parametrize(("place", "px"), enumerate((224, 384, 480)))
+@pytest.mark.parametrize(("place", "px"), list(enumerate((224, 384, 480))))
 def test_vqa_counts(architecture: str, place: int, px: int) -> None:
     found = count_parameters(preset("base", architecture=architecture, heads=("vqa",), image_px=px))
     assert found == REFERENCE[architecture][0][place] - NOT_USED

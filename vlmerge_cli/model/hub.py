@@ -44,10 +44,7 @@ class HubFolder(PyTorchModelHubMixin, library_name="vlmerge"):  # type: ignore[m
         local_files_only) are as everywhere.
         Raises CheckpointError for weights that are missing or broken, PlanError for those that do not fit.
         """
-        path = Path(pretrained_model_name_or_path)
-        if path.exists():
-            return cls._from_pretrained(model_id=str(path), **kwargs)
-        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)  # type: ignore[no-any-return]
+        return cls._from_pretrained(model_id=str(pretrained_model_name_or_path), **kwargs)
 
     @classmethod
     def _from_pretrained(
@@ -74,7 +71,7 @@ class HubFolder(PyTorchModelHubMixin, library_name="vlmerge"):  # type: ignore[m
         source = open_source(place)
         stored = _config_of(source.config if config is None else config, source.tensors, model_id, changes)
         model = cls(stored.change(**changes), init=False)
-        plan = weights.plan(model, source.tensors, model_id)
+        plan = weights.plan(model, source.tensors, model_id, config=stored)
         if plan.report.fresh and not changes:
             what = ", ".join(plan.report.fresh[:3]) + (", ..." if len(plan.report.fresh) > 3 else "")
             raise CheckpointError(
