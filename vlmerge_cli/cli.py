@@ -18,6 +18,7 @@ COMMANDS = {
     "inspect": "What is inside a checkpoint: layout, experts, sizes. Reads headers only.",
     "merge": "Merge the experts of a checkpoint into one modality-agnostic transformer.",
     "distance": "How far the experts are apart: L2, cosine, SSD, TSSD. Will they merge?",
+    "convert": "Turn PyTorch files (.ckpt .pt .pth .bin) into safetensors, without running what is in them.",
     "layouts": "List, show and check the naming schemes that vlmerge knows.",
 }
 

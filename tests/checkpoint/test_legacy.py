@@ -128,7 +128,7 @@ def test_broken_files(tmp_path: Path, content: bytes) -> None:
 def test_a_file_that_was_cut_off(tmp_path: Path) -> None:
     path = saved(tmp_path, {"w": torch.zeros(10_000)})
     path.write_bytes(path.read_bytes()[:-9000])
-    with pytest.raises(CheckpointError, match="cannot be read as a PyTorch checkpoint|not a PyTorch checkpoint"):
+    with pytest.raises(CheckpointError, match=r"cannot be read as a PyTorch checkpoint|not a PyTorch checkpoint"):
         open_legacy(path)
 
 
@@ -160,7 +160,11 @@ def sharded(folder: Path, weight_map: object = None) -> Path:
     keys = list(STATE)
     saved(folder, {key: STATE[key] for key in keys[:2]}, "one.bin")
     saved(folder, {key: STATE[key] for key in keys[2:]}, "two.bin")
-    given = dict.fromkeys(keys[:2], "one.bin") | dict.fromkeys(keys[2:], "two.bin") if weight_map is None else weight_map
+    given = (
+        dict.fromkeys(keys[:2], "one.bin") | dict.fromkeys(keys[2:], "two.bin")
+        if weight_map is None
+        else weight_map
+    )
     index = folder / "pytorch_model.bin.index.json"
     index.write_text(json.dumps({"metadata": {}, "weight_map": given}))
     return index
@@ -230,7 +234,8 @@ def test_shared_and_odd_storages_are_written_out(tmp_path: Path) -> None:
     big = torch.arange(24.0).view(4, 6)
     state = {"tied.a": big, "tied.b": big, "view": big[1:3], "turned": big.t(), "each second": big[:, ::2],
              "wide": torch.ones(1).expand(5), "empty": torch.zeros(0, 3), "flag": torch.tensor([True, False]),
-             "conjugate": torch.tensor([1 + 2j]).conj(), "small": torch.ones(3).to(torch.float8_e4m3fn)}  # fmt: skip
+             "conjugate": torch.tensor([1 + 2j]).conj(),
+             "small": torch.ones(3).to(torch.float8_e4m3fn)}  # fmt: skip
     summary = convert(saved(tmp_path, state), tmp_path / "out.safetensors", sync=False)
     found = load_file(tmp_path / "out.safetensors")
     assert found["small"].dtype == torch.float8_e4m3fn
@@ -260,7 +265,11 @@ def test_a_folder_takes_its_companions_along(tmp_path: Path) -> None:
     (source / "config.json").write_text('{"a": 1}')
     (source / "vocab.txt").write_text("word")
     convert(source, tmp_path / "out", sync=False)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["config.json", "model.safetensors", "vocab.txt"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "vocab.txt",
+    ]
     same(load_file(tmp_path / "out" / "model.safetensors"), STATE)
 
 

@@ -11,7 +11,7 @@ from vlmerge_cli.model.vlmodel import VLModel, count_parameters
 #: In the published state dict, used by no pass: text position table, temporal bias table, mask token.
 NOT_USED = 40 * 768 + 2 * 144 + 768
 
-#: Architecture -> parameters of the reference's VQA model at 224, 384 and 480 px, and Table 7 of the paper (millions).
+#: Architecture -> parameters of the reference's VQA model at 224, 384 and 480 px, and Table 7 (millions).
 REFERENCE = {
     "specific": ((215_099_577, 215_312_697, 215_495_865), 217),
     "custom-attn": ((148_964_025, 149_177_145, 149_360_313), 151),

@@ -72,9 +72,7 @@ def test_saving_into_a_folder_in_use_keeps_what_is_there(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("exists", [False, True])
-def test_a_failed_save_leaves_what_was_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exists: bool
-) -> None:
+def test_a_failed_save_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exists: bool) -> None:
     folder = tmp_path / "model"
     if exists:
         build(micro(), seed=1).save_pretrained(folder, sync=False)

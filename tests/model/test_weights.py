@@ -36,7 +36,9 @@ def test_a_seed_is_copied_into_every_expert(architecture: str) -> None:
     model = VLModel(micro(architecture))
     report = load_weights(model, seed)
     check_accounted(report, model, seed)
-    assert not (report.fresh or report.resized or report.unused)
+    assert not report.fresh
+    assert not report.resized
+    assert not report.unused
     state = model.state_dict()
     for key, source in report.loaded.items():
         assert torch.equal(state[key], seed[source]), key
@@ -183,7 +185,7 @@ def test_weights_of_unknown_form_are_refused() -> None:
 
 def test_whole_numbers_are_no_weights() -> None:
     source = {**build(micro()).state_dict(), "pooler.dense.weight": torch.zeros(16, 16, dtype=torch.int64)}
-    with pytest.raises(PlanError, match="pooler.dense.weight: int64 is no type of weights"):
+    with pytest.raises(PlanError, match=r"pooler.dense.weight: int64 is no type of weights"):
         load_weights(VLModel(micro()), source)
 
 
@@ -198,7 +200,8 @@ def beit(shared_table: bool = True, grid: int = GRID, final_norm: str = "norm") 
         return torch.randn(shape, generator=draw)
 
     rows = (2 * grid - 1) ** 2 + 3
-    state = {"cls_token": r(1, 1, WIDTH), "mask_token": r(1, 1, WIDTH), "patch_embed.proj.weight": r(WIDTH, 3, 4, 4),
+    state = {"cls_token": r(1, 1, WIDTH), "mask_token": r(1, 1, WIDTH),
+             "patch_embed.proj.weight": r(WIDTH, 3, 4, 4),
              "patch_embed.proj.bias": r(WIDTH), f"{final_norm}.weight": r(WIDTH), f"{final_norm}.bias": r(WIDTH),
              "head.weight": r(1000, WIDTH), "head.bias": r(1000)}  # fmt: skip
     if shared_table:
@@ -268,8 +271,8 @@ def test_beit(architecture: str, form: str, shared_table: bool) -> None:
     check_accounted(report, model, source)
     state = model.state_dict()
     for layer in range(LAYERS):
-        for ours in ("attn.qkv.weight", "attn.q_bias", "attn.v_bias", "attn.proj.bias", "mlp.fc2.weight", "norm2.bias",
-                     "gamma_1"):  # fmt: skip
+        for ours in ("attn.qkv.weight", "attn.q_bias", "attn.v_bias", "attn.proj.bias", "mlp.fc2.weight",
+                     "norm2.bias", "gamma_1"):  # fmt: skip
             module, _, leaf = ours.partition(".")
             names = [f"{module}.{expert}.{leaf}" for expert in model.config.experts(layer)]
             keys = [key for name in [ours, *names] if (key := f"transformer.blocks.{layer}.{name}") in state]
@@ -343,7 +346,9 @@ def test_a_full_qkv_bias_gives_the_same_attention() -> None:
 def test_a_broken_beit_is_refused() -> None:
     source = as_transformers(beit())
     del source["beit.encoder.layer.1.attention.attention.key.weight"]
-    with pytest.raises(CheckpointError, match="no key weight beside beit.encoder.layer.1.attention.attention.query"):
+    with pytest.raises(
+        CheckpointError, match=r"no key weight beside beit.encoder.layer.1.attention.attention.query"
+    ):
         load_weights(VLModel(micro()), source)
     tables = beit(shared_table=False)
     del tables["blocks.2.attn.relative_position_bias_table"]
@@ -351,7 +356,7 @@ def test_a_broken_beit_is_refused() -> None:
         load_weights(VLModel(micro()), tables)
     no_norm = beit()
     del no_norm["blocks.1.norm1.weight"]
-    with pytest.raises(PlanError, match="transformer.blocks.1.norm1.v.weight: the source has none"):
+    with pytest.raises(PlanError, match=r"transformer.blocks.1.norm1.v.weight: the source has none"):
         load_weights(VLModel(micro()), no_norm)
 
 
@@ -407,7 +412,7 @@ def test_shapes_tell_the_configuration(architecture: str, positions_kind: str) -
 
 
 def test_shapes_of_something_else() -> None:
-    with pytest.raises(CheckpointError, match="not the weights of a vision-language model: no transformer.patch"):
+    with pytest.raises(CheckpointError, match=r"not the weights of a vision-language model: no transformer.patch"):
         infer_config({"a": (1,)}, "there")
 
 

@@ -86,6 +86,8 @@ def open_legacy(path: Path) -> Legacy:
         folder = path.parent
         near = nearest(path.name, [p.name for p in folder.iterdir()]) if folder.is_dir() else ""
         raise CheckpointError(f"no such checkpoint: {path}", fix=near if near.startswith("did") else "")
+    if path.suffix == ".safetensors":
+        raise CheckpointError(f"{path} is in safetensors already")
     if path.name.endswith(".index.json"):
         return _open_index(path)
     return _unwrap(_load(path), str(path))
@@ -205,9 +207,7 @@ def _open_index(index: Path) -> Legacy:
     missing = [key for key in weight_map if key not in tensors]
     if missing:
         fix = "copy or download its shards again"
-        raise CheckpointError(
-            f"no shard holds {missing[0]!r}, which the index names", where=str(index), fix=fix
-        )
+        raise CheckpointError(f"no shard holds {missing[0]!r}, which the index names", where=str(index), fix=fix)
     return Legacy(tensors, (), left_out)
 
 

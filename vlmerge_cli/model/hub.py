@@ -74,9 +74,7 @@ class HubFolder(PyTorchModelHubMixin, library_name="vlmerge"):  # type: ignore[m
         plan = weights.plan(model, source.tensors, model_id, config=stored)
         if plan.report.fresh and not changes:
             what = ", ".join(plan.report.fresh[:3]) + (", ..." if len(plan.report.fresh) > 3 else "")
-            raise CheckpointError(
-                f"the weights lack {len(plan.report.fresh)} tensors: {what}", where=model_id
-            )
+            raise CheckpointError(f"the weights lack {len(plan.report.fresh)} tensors: {what}", where=model_id)
         if plan.report.fresh or plan.report.resized:
             init_weights(model)
         model.start_report = plan.apply(model)
@@ -164,9 +162,7 @@ def _config_of(
         return given
     if given is not None and given.get("model_type", MODEL_TYPE) == MODEL_TYPE:
         return ModelConfig.from_dict(given, where)
-    known = {
-        name: changes[name] for name in ("fusion_layer", "num_heads", "max_text_tokens") if name in changes
-    }
+    known = {name: changes[name] for name in ("fusion_layer", "num_heads", "max_text_tokens") if name in changes}
     return infer_config({key: tuple(tensor.shape) for key, tensor in tensors.items()}, where, **known)
 
 

@@ -220,9 +220,7 @@ def _fitted(
             lambda: positions.resize_absolute(tensor, grid, to_grid),
         )
     if key == "text_embeddings.position_embeddings.weight" and old[1] == new[1]:
-        how = f"{old[0]} text tokens to {new[0]}" + (
-            ", new ones at their start values" if new[0] > old[0] else ""
-        )
+        how = f"{old[0]} text tokens to {new[0]}" + (", new ones at their start values" if new[0] > old[0] else "")
         return how, lambda: torch.cat([tensor[: new[0]].to(parameter), parameter[old[0] :]])
     if key == "token_type_embeddings.weight" and old[1] == new[1] and {old[0], new[0]} == {2, 3}:
         how = "a third row, copied from the second" if new[0] == 3 else "the third row left out"
