@@ -60,7 +60,8 @@ def every_output(model: VLModel, inputs: Batch) -> dict[str, Tensor]:
         "text by vl": model.alone(text, "vl"), "image by vl": model.alone(image, "vl"),
         "joint text": joint.text, "joint image": joint.image,
         "itc text": model.features(text), "itc image": model.features(image),
-        "itc text second": model.features(text, second=True), "itc image second": model.features(image, second=True),
+        "itc text second": model.features(text, second=True),
+        "itc image second": model.features(image, second=True),
         "itm": model.itm(joint), "mlm": model.mlm(joint.text), "vqa": model.vqa(joint),
         "nlvr2": model.nlvr2(joint, second), "classification": model.classify(image),
         "segmentation": model.segment(image),
@@ -69,4 +70,6 @@ def every_output(model: VLModel, inputs: Batch) -> dict[str, Tensor]:
 
 def loss_of(outputs: dict[str, Tensor]) -> Tensor:
     """Some number that depends on every output."""
-    return sum((x.float() * torch.linspace(-1, 1, x.numel()).to(x.device).view_as(x)).sum() for x in outputs.values())
+    return sum(
+        (x.float() * torch.linspace(-1, 1, x.numel()).to(x.device).view_as(x)).sum() for x in outputs.values()
+    )

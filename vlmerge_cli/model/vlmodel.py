@@ -166,9 +166,7 @@ class VLModel(HubFolder, nn.Module):
         px, row = self.config.image_px, 2 if second else 1
         if image.shape[-2:] != (px, px):
             fix = "resize the images, or load the model with another image_px"
-            raise UsageError(
-                f"images of {image.shape[-2]}×{image.shape[-1]}, the model takes {px}×{px}", fix=fix
-            )
+            raise UsageError(f"images of {image.shape[-2]}×{image.shape[-1]}, the model takes {px}×{px}", fix=fix)
         if row >= self.config.num_token_types:
             raise UsageError("only a model with the nlvr2 head takes a second image", fix="heads=('nlvr2',)")
         return self.transformer.embed(image) + self.token_type_embeddings.weight[row]  # (B, 1 + g², width)
@@ -218,9 +216,7 @@ class VLModel(HubFolder, nn.Module):
         index = self.image_index if modality == "v" else self.text_index[:num_tokens, :num_tokens]
         return self._run(x, layers, ((expert, num_tokens),), index, mask, keep)
 
-    def _meet(
-        self, text: Tensor, image: Tensor, mask: Tensor | None, layers: range, keep: Tensor | None
-    ) -> Joint:
+    def _meet(self, text: Tensor, image: Tensor, mask: Tensor | None, layers: range, keep: Tensor | None) -> Joint:
         """Side by side, text first: as l and v below the fusion layers (if it starts there), then as vl."""
         num_text, num_image = text.shape[1], image.shape[1]
         x = torch.cat([text, image], dim=1)  # (B, T + 1 + g², width)
