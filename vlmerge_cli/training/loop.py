@@ -20,8 +20,8 @@ from vlmerge_cli.training import state
 from vlmerge_cli.training.config import Optimizer as OptimizerSettings
 from vlmerge_cli.training.config import Saving
 from vlmerge_cli.training.log import Log
-from vlmerge_cli.training.optim import make_optimizer
-from vlmerge_cli.training.parallel import without_sync
+from vlmerge_cli.training.optim import clip_gradients, make_optimizer
+from vlmerge_cli.training.parallel import finish_gradients, without_sync
 from vlmerge_cli.training.schedule import set_rate
 from vlmerge_cli.training.state import Position
 
@@ -141,9 +141,10 @@ class Trainer:
         if not math.isfinite(found["loss"]):
             raise self._broken(found, batch, step)
         self._last_finite = found
+        finish_gradients(self.step)
         self._scaler.unscale_(self._adamw)
         if self.optimizer.clip:
-            nn.utils.clip_grad_norm_(self.module.parameters(), self.optimizer.clip)
+            clip_gradients(self.module.parameters(), self.optimizer.clip)
         self._scaler.step(self._adamw)
         self._scaler.update()
         return found | {"lr": rate}

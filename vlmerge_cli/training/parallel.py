@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch.distributed as dist
 from torch import nn
 
 from vlmerge_cli import ranks
@@ -32,7 +33,7 @@ def parallelize(
 
         for block in model.transformer.blocks:
             fully_shard(block)
-        fully_shard(step)
+        fully_shard(step, ignored_params=set(_scalars(step)))
         return step
     device = next(step.parameters()).device
     return nn.parallel.DistributedDataParallel(
@@ -41,6 +42,20 @@ def parallelize(
         gradient_as_bucket_view=True,
         find_unused_parameters=find_unused,
     )
+
+
+def _scalars(step: nn.Module) -> list[nn.Parameter]:
+    """Parameters that FSDP2 cannot shard."""
+    return [parameter for parameter in step.parameters() if parameter.ndim == 0]
+
+
+def finish_gradients(step: Any) -> None:
+    """After the last backward pass: average what FSDP2 left alone."""
+    if ranks.world_size() > 1 and hasattr(step, "set_requires_gradient_sync"):
+        for parameter in _scalars(step):
+            if parameter.grad is not None:
+                dist.all_reduce(parameter.grad)
+                parameter.grad /= ranks.world_size()
 
 
 @contextmanager
