@@ -58,19 +58,22 @@ def test_experts_start_from_the_seed(train: Train) -> None:
             torch.testing.assert_close(found[key.format(expert)], seed[key.format("")], rtol=0, atol=1e-6)
 
 
-def test_ten_steps_a_stop_and_ten_more_are_twenty(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_stopped_and_resumed_is_the_whole_run(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = train("whole")
     inner, seen = loop.Trainer._train, []
 
     def interrupted(self: Any, batch: Any, step: int) -> Any:
         seen.append(step)
-        if step == 13 and len(seen) < 20:
+        if step == 13 and seen.count(13) == 1:
             raise KeyboardInterrupt
         return inner(self, batch, step)
 
     monkeypatch.setattr(loop.Trainer, "_train", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train("stopped")
+    assert [path.name for path in state.saved(tmp_path / "stopped" / "state")] == ["step-00000010", "step-00000013"]
     stopped = train("stopped", resume=True)
     assert seen == [*range(14), *range(13, 20)]  # it stands where it was stopped
     assert equal(whole, stopped)
@@ -80,13 +83,11 @@ def test_ten_steps_a_stop_and_ten_more_are_twenty(train: Train, monkeypatch: pyt
 
 def test_resuming_over_the_end_of_the_seed_phase(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = train("whole", seed_steps=10)
-    inner = loop.Trainer._train
-    stops = iter([4, 12])
-    stop = [next(stops)]
+    inner, stops = loop.Trainer._train, [4, 12]
 
     def interrupted(self: Any, batch: Any, step: int) -> Any:
-        if stop and step == stop[0]:
-            stop[:] = list(stops)[:1]
+        if stops and step == stops[0]:
+            del stops[0]
             raise KeyboardInterrupt
         return inner(self, batch, step)
 
