@@ -1,0 +1,22 @@
+"""Fixtures that many tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import helpers
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reaches the network or shows colours."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+
+
+@pytest.fixture
+def ckpt(tmp_path: Path) -> Path:
+    """A tiny modality-specific checkpoint with its Grams and base beside it."""
+    return helpers.save_all(tmp_path, helpers.tiny())
