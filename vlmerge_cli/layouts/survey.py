@@ -53,9 +53,11 @@ class Survey:
         ]
 
     def _missing_layers(self) -> Iterable[str]:
-        for layer in range(max(self.layers, default=-1)):
-            if layer not in self.layers:
-                yield f"layer {layer} is missing"
+        for before, layer in zip((-1, *self.layers), self.layers, strict=False):
+            if layer == before + 2:
+                yield f"layer {layer - 1} is missing"
+            elif layer > before + 2:
+                yield f"layers {before + 1} to {layer - 1} are missing"
 
     def _missing_experts(self) -> Iterable[str]:
         """Every expert is in every layer, except those of the top, which are in all layers from their first."""

@@ -30,8 +30,8 @@ class Arrays(Protocol):
     def store(self, array: Any, dtype: str) -> NumpyArray:
         """The flat array's bytes in a file's ``dtype``; valid until the next store."""
 
-    def finite(self, array: Any) -> bool:
-        """Whether no element is NaN or infinite."""
+    def num_non_finite(self, array: Any) -> int:
+        """How many elements are NaN or infinite."""
 
 
 class Buffers:
@@ -68,10 +68,10 @@ class NumpyArrays:
     def store(self, array: NumpyArray, dtype: str) -> NumpyArray:
         return narrow(array, dtype)
 
-    def finite(self, array: NumpyArray) -> bool:
+    def num_non_finite(self, array: NumpyArray) -> int:
         # A sum that is finite has only finite terms, and is far cheaper than looking at each.
         with np.errstate(over="ignore", invalid="ignore"):
-            return bool(np.isfinite(array.sum())) or bool(np.isfinite(array).all())
+            return 0 if np.isfinite(array.sum()) else int(np.count_nonzero(~np.isfinite(array)))
 
 
 def widen(raw: NumpyArray, dtype: str, out: NumpyArray) -> None:
@@ -142,9 +142,9 @@ class TorchArrays:
         found: NumpyArray = host.numpy()
         return found
 
-    def finite(self, array: Any) -> bool:
+    def num_non_finite(self, array: Any) -> int:
         with self._on_stream():
-            return bool(self._torch.isfinite(array).all())
+            return int((~self._torch.isfinite(array)).sum())
 
     def _host(self, name: str, size: int) -> Any:
         held = self._pinned.get(name)

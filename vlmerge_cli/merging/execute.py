@@ -23,6 +23,8 @@ from vlmerge_cli.merging.plan import Copy, Drop, Merge, Plan, Same, Step, source
 from vlmerge_cli.methods.method import Group
 
 COPY_BYTES = 1 << 20
+#: The exponent bits of a type that results may be rounded to; all set in an infinity or a NaN.
+EXPONENTS = {"F16": 0x7C00, "BF16": 0x7F80, "F32": 0x7F80_0000}
 
 
 @dataclass(frozen=True)
@@ -107,8 +109,8 @@ class _Worker:
         group = Group(step.slot, experts, base, _Grams(job.grams, step.grams, self.arrays))
         with np.errstate(over="ignore", invalid="ignore"):
             merged = job.plan.method(group)
-        if not job.allow_non_finite and not self.arrays.finite(merged):
-            raise self._non_finite(step, experts)
+        if not job.allow_non_finite and self.arrays.num_non_finite(merged):
+            raise self._non_finite(step, experts, base)
         self._store(step, piece, merged)
 
     def _same(self, step: Same) -> None:
@@ -127,20 +129,25 @@ class _Worker:
     def _store(self, step: Merge | Copy, piece: Piece, array: Any) -> None:
         dtype = self.job.plan.specs[step.target].dtype
         data = self.arrays.store(array, dtype)
-        if dtype != self._dtype(step) and DTYPES[dtype].bits == 16 and not self.job.allow_non_finite:
+        if not self.job.allow_non_finite:
             self._check_range(step, dtype, data, array)
         self.output.write(step.target, num_bytes(dtype, piece.first), data)
 
     def _check_range(self, step: Merge | Copy, dtype: str, data: Any, array: Any) -> None:
-        """A value that was finite must still be so in the narrower type."""
-        exponent = 0x7C00 if dtype == "F16" else 0x7F80
-        lost = ((data.view(np.uint16) & exponent) == exponent).any()
-        if lost and self.arrays.finite(array):
+        """A value that was finite must still be so in the file's type, which may be narrower than the array's."""
+        exponent = EXPONENTS.get(dtype)
+        if exponent is None or str(array.dtype).endswith(DTYPES[dtype].numpy):
+            return  # nothing was rounded
+        stored = data.view(f"u{DTYPES[dtype].bits // 8}") & exponent == exponent
+        if stored.any() and np.count_nonzero(stored) > self.arrays.num_non_finite(array):
             name = DTYPES[dtype].numpy
-            raise MergeError(f"{step.target} has values that {name} cannot hold", fix="choose another --dtype")
+            what = f"{step.target} has values that {name} cannot hold"
+            raise MergeError(what, where=self.job.checkpoint.name, fix="choose another --dtype")
 
-    def _non_finite(self, step: Merge, experts: Mapping[str, Any]) -> MergeError:
-        bad = [key for expert, key in step.sources.items() if not self.arrays.finite(experts[expert])]
+    def _non_finite(self, step: Merge, experts: Mapping[str, Any], base: Any) -> MergeError:
+        bad = [key for expert, key in step.sources.items() if self.arrays.num_non_finite(experts[expert])]
+        if base is not None and self.arrays.num_non_finite(base):
+            bad.append(f"{step.base} of the base")
         what = f"NaN or infinity in {', '.join(bad)}" if bad else f"merging {step.target} overflows"
         fix = f"merge all the same with --allow-non-finite, or leave it out with --keep '{step.slot.label}'"
         return MergeError(what, where=self.job.checkpoint.name, fix=fix)
@@ -160,6 +167,8 @@ class _Grams(Mapping[str, Any]):
         key = self._keys[expert]
         tensor = self._source.tensors[key]
         flat = self._arrays.load("gram", self._source, key, 0, tensor.num_elements, "float64")
+        if self._arrays.num_non_finite(flat):
+            raise MergeError(f"NaN or infinity in the Gram {key}", where=self._source.name, fix="collect it again")
         return flat.reshape(tensor.shape)
 
     def __iter__(self) -> Iterator[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeAlias
 
 from vlmerge_cli.checkpoint.dtypes import DTYPES, FLOATS, is_float
@@ -19,6 +20,7 @@ from vlmerge_cli.layouts.survey import Survey
 from vlmerge_cli.methods.linalg import packed_size
 from vlmerge_cli.methods.method import Method
 
+GRAMS_SUFFIX = ".grams.safetensors"
 #: Experts that a task uses in layers with a cross-modal expert (reference: only_activate_used_experts).
 #: For nlvr2 the published RegMean has Grams of ``vl`` alone but averages biases and norms over all three; here
 #: ``vl`` is used throughout, as the published interpolation does.
@@ -228,19 +230,32 @@ class _Planner:
         if len(spec.shape) != 2:
             self.problems.append(f"{at}: a linear weight has two dimensions, this one is {spec.shape}")
             return {}
+        if self.grams is None:
+            if not any("--grams" in problem for problem in self.problems):
+                name, path = self.checkpoint.name, sibling_grams(self.checkpoint)
+                self.problems.append(
+                    f"{self.method.name} needs Gram matrices and {path} does not exist:"
+                    f" collect them with vlmerge grams {name} --data ..., or name a file with --grams"
+                )
+            return {}
         found = {}
         for expert in used:
             keys = self.survey.layout.gram_keys(slot, expert)
-            held = [] if self.grams is None else [key for key in keys if key in self.grams.tensors]
+            held = [key for key in keys if key in self.grams.tensors]
             if not held:
                 self.problems.append(f"{at}: no Gram of expert {expert} ({' or '.join(dict.fromkeys(keys))})")
                 continue
             found[expert] = held[0]
-            assert self.grams is not None
             gram, width = self.grams.tensors[held[0]], spec.shape[1]
             if gram.shape not in ((width, width), (packed_size(width),)) or not is_float(gram.dtype):
                 self.problems.append(f"{at}: the input is {width} wide, the Gram of {expert} is {gram.shape}")
         return found
+
+
+def sibling_grams(checkpoint: Checkpoint) -> Path:
+    """Where the Grams of a checkpoint lie unless the user says otherwise."""
+    path = checkpoint.path.resolve() if checkpoint.folder else checkpoint.path
+    return path.with_name(path.name.removesuffix(".safetensors") + GRAMS_SUFFIX)
 
 
 def sources_of(step: Step) -> list[str]:
