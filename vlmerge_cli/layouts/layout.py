@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vlmerge_cli.errors import LayoutError, nearest
+from vlmerge_cli.errors import LayoutError, UsageError, nearest
 from vlmerge_cli.layouts import LAYOUTS
 
 KINDS = ("linear", "bias", "norm", "other")
@@ -157,12 +157,12 @@ def built_in(name: str) -> Layout:
 
 
 def named(name: str) -> Layout:
-    """A built-in layout by name, or one from a YAML file by path. Raises LayoutError."""
+    """A built-in layout by name, or one from a YAML file by path. Raises UsageError and LayoutError."""
     if name in LAYOUTS:
         return built_in(name)
     if Path(name).suffix in (".yaml", ".yml"):
         return load(Path(name))
-    raise LayoutError(f"no layout {name!r}", fix=f"{nearest(name, LAYOUTS)} or name a .yaml file")
+    raise UsageError(f"no layout {name!r}", fix=f"{nearest(name, LAYOUTS)} or name a .yaml file")
 
 
 def load(path: Path) -> Layout:
