@@ -85,7 +85,8 @@ def widen(raw: NumpyArray, dtype: str, out: NumpyArray) -> None:
     else:
         import ml_dtypes
 
-        np.copyto(out, raw.view(ml_dtypes.bfloat16))
+        with np.errstate(invalid="ignore"):  # a signalling NaN
+            np.copyto(out, raw.view(ml_dtypes.bfloat16))
 
 
 def narrow(array: NumpyArray, dtype: str) -> NumpyArray:
@@ -93,7 +94,7 @@ def narrow(array: NumpyArray, dtype: str) -> NumpyArray:
     flat = np.ascontiguousarray(array).reshape(-1)
     if DTYPES[dtype].numpy == flat.dtype.name:
         return flat.view(np.uint8)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         if dtype == "BF16":
             import ml_dtypes
 
