@@ -53,13 +53,14 @@ class Raw(NamedTuple):
 def encode(tensors: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> bytes:
     """A safetensors file, tensors in the order given; values are arrays or Raw."""
     entries: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
-    body = b""
+    parts, start = [], 0
     for key, value in tensors.items():
         raw = value if isinstance(value, Raw) else Raw(NAMES[value.dtype], value.shape, value.tobytes())
-        stop = len(body) + len(raw.data)
-        entries[key] = {"dtype": raw.dtype, "shape": list(raw.shape), "data_offsets": [len(body), stop]}
-        body += raw.data
-    return with_header(json.dumps(entries).encode(), body)
+        stop = start + len(raw.data)
+        entries[key] = {"dtype": raw.dtype, "shape": list(raw.shape), "data_offsets": [start, stop]}
+        parts.append(raw.data)
+        start = stop
+    return with_header(json.dumps(entries).encode(), b"".join(parts))
 
 
 def with_header(text: bytes, body: bytes = b"") -> bytes:

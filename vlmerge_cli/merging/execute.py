@@ -42,7 +42,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Piece:
-    """Elements ``first`` to ``first + count`` of a step; a copy of raw bytes counts bytes."""
+    """Elements ``first`` to ``first + count`` of a step; one that moves raw bytes counts bytes."""
 
     step: Step
     first: int
@@ -65,11 +65,13 @@ def execute(job: Job, output: Output, advance: Callable[[int], object] = lambda 
 def _input_bytes(job: Job, piece: Piece) -> int:
     tensor = job.checkpoint.tensors[sources_of(piece.step)[0]]
     count = len(sources_of(piece.step))
-    return piece.count if _is_raw(job, piece.step) else count * num_bytes(tensor.dtype, piece.count)
+    return count * (piece.count if _is_raw(job, piece.step) else num_bytes(tensor.dtype, piece.count))
 
 
 def _is_raw(job: Job, step: Step) -> bool:
     """Whether a step moves bytes as they are; its pieces then count bytes, not elements."""
+    if isinstance(step, Same):
+        return True
     return isinstance(step, Copy) and job.checkpoint.tensors[step.source].dtype == job.plan.specs[step.target].dtype
 
 
@@ -78,19 +80,17 @@ class _Worker:
 
     def __init__(self, job: Job, output: Output, arrays: Arrays) -> None:
         self.job, self.output, self.arrays = job, output, arrays
-        self._buffer = np.empty(COPY_BYTES, np.uint8)
+        self._bytes = np.empty((2, COPY_BYTES), np.uint8)
 
     def do(self, piece: Piece) -> None:
         step = piece.step
         if isinstance(step, Merge):
             self._merge(step, piece)
         elif isinstance(step, Same):
-            self._same(step)
+            self._same(step, piece)
         elif _is_raw(self.job, step):
             assert isinstance(step, Copy)
-            buffer = self._buffer[: piece.count]
-            self.job.checkpoint.read_into(step.source, buffer, piece.first)
-            self.output.write(step.target, piece.first, buffer)
+            self.output.write(step.target, piece.first, self._read(step.source, piece, 0))
         else:
             assert isinstance(step, Copy)
             wide = "float64" if self._dtype(step) == "F64" else "float32"
@@ -113,15 +113,22 @@ class _Worker:
             raise self._non_finite(step, experts, base)
         self._store(step, piece, merged)
 
-    def _same(self, step: Same) -> None:
-        first, *others = (self.job.checkpoint.read(key) for key in step.sources.values())
-        for expert, data in zip(list(step.sources)[1:], others, strict=True):
-            if data != first:
+    def _same(self, step: Same, piece: Piece) -> None:
+        first, *others = step.sources
+        data = self._read(step.sources[first], piece, 0)
+        for expert in others:
+            if not np.array_equal(data, self._read(step.sources[expert], piece, 1)):
                 at = f"layer {step.slot.layer} {step.slot.name}"
-                what = f"{at}: {self._dtype(step)} tensors differ between {next(iter(step.sources))} and {expert}"
+                what = f"{at}: {self._dtype(step)} tensors differ between {first} and {expert}"
                 fix = f"whole numbers are never averaged; leave it out with --keep '{step.slot.label}'"
                 raise MergeError(what, where=self.job.checkpoint.name, fix=fix)
-        self.output.write(step.target, 0, first)
+        self.output.write(step.target, piece.first, data)
+
+    def _read(self, key: str, piece: Piece, place: int) -> Any:
+        """A piece's raw bytes; valid until the next ones in the same place."""
+        data = self._bytes[place, : piece.count]
+        self.job.checkpoint.read_into(key, data, piece.first)
+        return data
 
     def _load(self, name: str, key: str, piece: Piece, wide: str) -> Any:
         return self.arrays.load(name, self.job.checkpoint, key, piece.first, piece.count, wide)
@@ -184,7 +191,7 @@ def _pieces(job: Job, chunk_elements: int) -> Iterator[Piece]:
             continue
         tensor = job.checkpoint.tensors[sources_of(step)[0]]
         size, chunk = tensor.num_elements, chunk_elements
-        if isinstance(step, Same) or (isinstance(step, Merge) and not job.plan.method.elementwise(step.slot)):
+        if isinstance(step, Merge) and not job.plan.method.elementwise(step.slot):
             chunk = max(size, 1)
         elif _is_raw(job, step):
             size, chunk = tensor.num_bytes, COPY_BYTES
