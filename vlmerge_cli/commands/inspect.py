@@ -29,6 +29,9 @@ def command(
             if layout is not None:
                 raise
             document |= {"layout": None, "reason": error.what}
+        recipe = opened.about().get("recipe")
+        if isinstance(recipe, dict):
+            document["recipe"] = recipe
         if keys:
             document["keys"] = {key: [t.dtype, list(t.shape)] for key, t in opened.tensors.items()}
     if json:
@@ -106,6 +109,12 @@ def _text(document: dict[str, Any]) -> str:
         lines.append(f"  largest slot  {slot['slot']} {tuple(slot['shape'])}")
     for name, entry in sorted(document["dtypes"].items()):
         lines.append(f"  {name:<13} {entry['num_tensors']} tensors, {console.size(entry['num_bytes'])}")
+    if "recipe" in document:
+        settings = document["recipe"].get("settings")
+        shown = (
+            ", ".join(f"{name} {value}" for name, value in settings.items()) if isinstance(settings, dict) else ""
+        )
+        lines.append(f"  merged by     {document['recipe'].get('method')} ({shown})")
     for name, value in document["metadata"].items():
         lines.append(f"  metadata      {name}: {value if len(value) <= 100 else value[:97] + '...'}")
     lines += [f"  problem       {problem}" for problem in document.get("problems", [])]
