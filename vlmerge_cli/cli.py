@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from vlmerge_cli import __version__
-from vlmerge_cli.errors import VlmergeError
+from vlmerge_cli.errors import UsageError, VlmergeError, nearest
 
 #: name -> one line of help; the command is ``command`` (or the Typer ``app``) in vlmerge_cli/commands/NAME.py.
 COMMANDS = {
@@ -32,8 +32,9 @@ class LazyGroup(TyperGroup):
         return TyperCommand(cmd_name, help=COMMANDS[cmd_name]) if cmd_name in COMMANDS else None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        name, found, rest = super().resolve_command(ctx, args)
-        return name, load(name) if name and found else found, rest
+        if args[0] not in COMMANDS:
+            raise UsageError(f"no command {args[0]!r}", fix=nearest(args[0], COMMANDS))
+        return args[0], load(args[0]), args[1:]
 
     def invoke(self, ctx: Any) -> Any:
         try:

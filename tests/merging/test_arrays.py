@@ -14,7 +14,7 @@ from vlmerge_cli.checkpoint.reader import open_checkpoint
 from vlmerge_cli.checkpoint.writer import Target, create
 from vlmerge_cli.layouts.survey import detect
 from vlmerge_cli.merging import execute as engine
-from vlmerge_cli.merging.arrays import NumpyArrays, TorchArrays, narrow, widen
+from vlmerge_cli.merging.arrays import NumpyArrays, TorchArrays, narrow
 from vlmerge_cli.merging.execute import Job, execute
 from vlmerge_cli.merging.plan import Request, make_plan
 from vlmerge_cli.methods import METHODS
@@ -99,14 +99,14 @@ def test_loads_under_two_names_do_not_share_memory(tmp_path: Path) -> None:
             assert list(x) == [0, 1]
 
 
-def test_every_half_is_widened_exactly() -> None:
-    raw = np.arange(1 << 16, dtype=np.uint16)
-    for dtype in ("BF16", "F16"):
-        for wide in (np.float32, np.float64):
-            out = np.empty(1 << 16, wide)
-            widen(raw.view(np.uint8), dtype, out)
-            with np.errstate(invalid="ignore"):
-                np.testing.assert_array_equal(out, raw.view(NUMPY[dtype]).astype(wide))
+@pytest.mark.parametrize("dtype", ["BF16", "F16"])
+@pytest.mark.parametrize("wide", ["float32", "float64"])
+def test_every_half_is_widened_exactly(dtype: str, wide: str, tmp_path: Path) -> None:
+    every = np.arange(1 << 16, dtype=np.uint16).view(NUMPY[dtype])
+    with open_checkpoint(save(tmp_path / "a.safetensors", {"a": every})) as opened, np.errstate(invalid="ignore"):
+        for arrays in (NumpyArrays(), TorchArrays("cpu")):
+            found = np.asarray(arrays.load("x", opened, "a", 0, len(every), wide))
+            np.testing.assert_array_equal(found, every.astype(wide))
 
 
 def test_narrow_rounds_to_the_nearest_even() -> None:

@@ -127,7 +127,7 @@ def _layers(experts: dict[str, list[str]]) -> str:
     """``v l in 0-9, v l vl in 10-11``."""
     runs: list[tuple[str, list[str]]] = []
     for layer, its in experts.items():
-        words = " ".join(its) or "no experts"
+        words = " ".join(its) or "one set of weights"
         if runs and runs[-1][0] == words:
             runs[-1][1].append(layer)
         else:

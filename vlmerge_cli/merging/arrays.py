@@ -62,31 +62,24 @@ class NumpyArrays:
         if DTYPES[dtype].numpy == wide:
             return raw.view(wide)
         out = self._buffers.get(f"{name} as {wide}", count * np.dtype(wide).itemsize).view(wide)
-        widen(raw, dtype, out)
+        with np.errstate(invalid="ignore"):  # a signalling NaN
+            np.copyto(out, raw.view(numpy_type(dtype)))
         return out
 
     def store(self, array: NumpyArray, dtype: str) -> NumpyArray:
         return narrow(array, dtype)
 
     def num_non_finite(self, array: NumpyArray) -> int:
-        # A sum that is finite has only finite terms, and is far cheaper than looking at each.
-        with np.errstate(over="ignore", invalid="ignore"):
-            return 0 if np.isfinite(array.sum()) else int(np.count_nonzero(~np.isfinite(array)))
+        return int(array.size - np.count_nonzero(np.isfinite(array)))
 
 
-def widen(raw: NumpyArray, dtype: str, out: NumpyArray) -> None:
-    """Write the values of ``raw`` bytes of a file's ``dtype`` into a float32 or float64 array."""
-    if dtype != "BF16":
-        np.copyto(out, raw.view(DTYPES[dtype].numpy))
-    elif out.dtype == np.float32:
-        halves = out.view(np.uint16)  # a bfloat16 is the upper half of a float32 (little-endian)
-        halves[1::2] = raw.view(np.uint16)
-        halves[0::2] = 0
-    else:
+def numpy_type(dtype: str) -> Any:
+    """The numpy type of a file's floating ``dtype``."""
+    if dtype == "BF16":
         import ml_dtypes
 
-        with np.errstate(invalid="ignore"):  # a signalling NaN
-            np.copyto(out, raw.view(ml_dtypes.bfloat16))
+        return ml_dtypes.bfloat16
+    return DTYPES[dtype].numpy
 
 
 def narrow(array: NumpyArray, dtype: str) -> NumpyArray:
@@ -95,11 +88,7 @@ def narrow(array: NumpyArray, dtype: str) -> NumpyArray:
     if DTYPES[dtype].numpy == flat.dtype.name:
         return flat.view(np.uint8)
     with np.errstate(over="ignore", invalid="ignore"):
-        if dtype == "BF16":
-            import ml_dtypes
-
-            return flat.astype(ml_dtypes.bfloat16).view(np.uint8)
-        return flat.astype(DTYPES[dtype].numpy).view(np.uint8)
+        return flat.astype(numpy_type(dtype)).view(np.uint8)
 
 
 class TorchArrays:

@@ -1,0 +1,7 @@
+"""``make bench``: every measurement, then the tables."""
+
+import subprocess
+import sys
+
+for name in ("startup", "merge", "render"):
+    subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=True)
