@@ -120,7 +120,7 @@ def size(num_bytes: float) -> str:
 def count(number: float) -> str:
     """``216.1M``: how many, in short."""
     for unit in ("", "K", "M"):
-        if abs(number) < 1000:
+        if abs(number) < 999.95:
             return f"{number:.0f}{unit}" if unit == "" else f"{number:.1f}{unit}"
         number /= 1000
     return f"{number:.2f}B"

@@ -65,7 +65,9 @@ class Method:
     def __post_init__(self) -> None:
         for entry in dataclasses.fields(self):
             value, low, high = getattr(self, entry.name), entry.metadata["low"], entry.metadata["high"]
-            if isinstance(value, float | int) and not isinstance(value, bool) and not low <= value <= high:
+            if isinstance(value, bool) or not isinstance(value, float | int):
+                continue
+            if not (low <= value <= high and math.isfinite(value)):
                 bounds = f"from {low:g} to {high:g}" if math.isfinite(high) else f"of at least {low:g}"
                 if math.isinf(low):
                     bounds = "that is finite"
