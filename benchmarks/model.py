@@ -14,6 +14,7 @@ the time, divided by the best rate of a float32 product of the model's own shape
 from __future__ import annotations
 
 import json
+import statistics
 import subprocess
 import sys
 import time
@@ -147,6 +148,7 @@ def main() -> None:
         took = [one["seconds"] for one in found]
         values = {
             "cpu_seconds": round(min(took), 4),
+            "cpu_seconds_median": round(statistics.median(took), 4),
             "cpu_seconds_high": round(max(took), 4),
             "samples_per_second": round(BATCH / min(took), 2),
             "share_of_matrix_rate": round(found[0]["operations"] / min(took) / rate, 3),
