@@ -41,9 +41,7 @@ def machine() -> dict[str, Any]:
     model = platform.processor()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        model = next(
-            (line.split(":")[1].strip() for line in info.open() if line.startswith("model name")), model
-        )
+        model = next((line.split(":")[1].strip() for line in info.open() if line.startswith("model name")), model)
     load_now = round(os.getloadavg()[0], 1)
     return {"cpu": model, "cores": os.cpu_count(), "torch": torch.__version__, "load_before": load_now}
 
@@ -84,9 +82,7 @@ def rate(data: DataSet, form: Form, batch_size: int, num_workers: int, warm_up: 
 
 
 def report(kind: str, at: dict[str, Any], **values: float) -> None:
-    records.append(
-        RESULTS, records.Record(kind, {**at, **machine()}, {k: round(v, 2) for k, v in values.items()})
-    )
+    records.append(RESULTS, records.Record(kind, {**at, **machine()}, {k: round(v, 2) for k, v in values.items()}))
     print(kind, at, values)
 
 

@@ -137,9 +137,7 @@ def main() -> None:
     for number in range(NUM_ROUNDS):
         for side, python in sides.items():
             command = [python, "-m", "benchmarks.model", side]
-            done = subprocess.run(
-                command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]
-            )
+            done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
             for found in json.loads(done.stdout.splitlines()[-1]):
                 rounds.setdefault(found["row"], []).append(found)
                 console.say(f"round {number + 1}: {found['row']} {found['seconds']:.3f} s")

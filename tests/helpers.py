@@ -93,9 +93,7 @@ def read_raw(path: Path) -> dict[str, Raw]:
     entries = json.loads(content[8:start])
     entries.pop("__metadata__", None)
     return {
-        key: Raw(
-            e["dtype"], tuple(e["shape"]), content[start + e["data_offsets"][0] : start + e["data_offsets"][1]]
-        )
+        key: Raw(e["dtype"], tuple(e["shape"]), content[start + e["data_offsets"][0] : start + e["data_offsets"][1]])
         for key, e in entries.items()
     }
 

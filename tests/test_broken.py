@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+
 from tests.helpers import (
     Raw,
     Tensors,
@@ -199,9 +200,7 @@ CASES = {
     "three offsets": Case(
         header({"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 8, 16]}}), ("'a'", "not two positions")
     ),
-    "half a byte": Case(
-        header({"a": {"dtype": "F4", "shape": [3], "data_offsets": [0, 1]}}), ("'a'", "whole bytes")
-    ),
+    "half a byte": Case(header({"a": {"dtype": "F4", "shape": [3], "data_offsets": [0, 1]}}), ("'a'", "whole bytes")),
     "overlapping": Case(header({"a": entry(0, 12), "b": entry(8, 16)}), ("'b' overlaps 'a'",)),
     "one range twice": Case(header({"a": entry(0, 16), "b": entry(0, 16)}), ("overlaps",)),
     "a hole": Case(header({"a": entry(0, 4), "b": entry(8, 16)}), ("4 bytes before 'b' belong to no tensor",)),
@@ -335,9 +334,7 @@ CASES = {
     "no Grams": Case(
         changed(), ("regmean needs Gram matrices", "ckpt.grams.safetensors does not exist", "--grams"), REGMEAN
     ),
-    "Grams named, not there": Case(
-        changed(), ("no such checkpoint", "my.grams"), (*REGMEAN, "--grams", "my.grams")
-    ),
+    "Grams named, not there": Case(changed(), ("no such checkpoint", "my.grams"), (*REGMEAN, "--grams", "my.grams")),
     "a Gram missing": Case(
         with_grams(lambda grams: {k: a for k, a in grams.items() if k != "transformer.blocks.2.mlp.vl.fc1"}),
         ("layer 2 mlp.fc1.weight: no Gram of expert vl", "transformer.blocks.2.mlp.vl.fc1"),
@@ -418,9 +415,7 @@ CASES = {
     ),
     "float16 merges beyond float16": Case(
         lambda folder: (
-            save(
-                folder / "ckpt.safetensors", tiny(dtype=np.float16) | {k: np.full(10, 6e4, np.float16) for k in INT}
-            ),
+            save(folder / "ckpt.safetensors", tiny(dtype=np.float16) | {k: np.full(10, 6e4, np.float16) for k in INT}),
             save(folder / "base.safetensors", tiny_base(tiny(dtype=np.float16))),
         ),
         ("transformer.blocks.1.mlp.fc1.bias", "float16 cannot hold"),

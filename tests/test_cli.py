@@ -5,8 +5,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tests.helpers import ROOT, command, environment, fails, ok, run, save, tiny, vlmerge
 
+from tests.helpers import ROOT, command, environment, fails, ok, run, save, tiny, vlmerge
 from vlmerge_cli import __version__, cli
 from vlmerge_cli.errors import VlmergeError
 from vlmerge_cli.methods import METHODS

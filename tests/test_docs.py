@@ -93,6 +93,4 @@ def test_the_tree_is_the_tree() -> None:
 if __name__ == "__main__":
     text = README.read_text(encoding="utf-8")
     new = f"<!-- tree -->\n{tree()}\n<!-- /tree -->"
-    README.write_text(
-        re.sub(r"<!-- tree -->.*<!-- /tree -->", lambda _: new, text, flags=re.DOTALL), encoding="utf-8"
-    )
+    README.write_text(re.sub(r"<!-- tree -->.*<!-- /tree -->", lambda _: new, text, flags=re.DOTALL), encoding="utf-8")

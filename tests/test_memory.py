@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from tests.helpers import expert_key, run_python, save, tiny
 
 LIMIT_MIB = 128
@@ -99,9 +100,7 @@ def big(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_peak_memory(arguments: tuple[str, ...], big: Path, tmp_path: Path) -> None:
     assert big.stat().st_size > 300e6
-    found = child(
-        *(part.format(ckpt=big, out=tmp_path / "o.safetensors", folder=tmp_path / "o") for part in arguments)
-    )
+    found = child(*(part.format(ckpt=big, out=tmp_path / "o.safetensors", folder=tmp_path / "o") for part in arguments))
     assert found["peak_mib"] < LIMIT_MIB
 
 

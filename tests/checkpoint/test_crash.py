@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from tests.helpers import command, environment, leftovers, ok, read_raw, run, save, tiny
 
 LIMIT_S = 60

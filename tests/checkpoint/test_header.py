@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.helpers import NAMES, encode, tiny, with_header
 
+from tests.helpers import NAMES, encode, tiny, with_header
 from vlmerge_cli.checkpoint import header
 from vlmerge_cli.checkpoint.header import Spec
 from vlmerge_cli.errors import CheckpointError

@@ -10,8 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from tests.helpers import encode, metadata_of, read_raw, run, tiny
 
+from tests.helpers import encode, metadata_of, read_raw, run, tiny
 from vlmerge_cli.checkpoint import hub
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"

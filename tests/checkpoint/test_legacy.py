@@ -161,9 +161,7 @@ def sharded(folder: Path, weight_map: object = None) -> Path:
     saved(folder, {key: STATE[key] for key in keys[:2]}, "one.bin")
     saved(folder, {key: STATE[key] for key in keys[2:]}, "two.bin")
     given = (
-        dict.fromkeys(keys[:2], "one.bin") | dict.fromkeys(keys[2:], "two.bin")
-        if weight_map is None
-        else weight_map
+        dict.fromkeys(keys[:2], "one.bin") | dict.fromkeys(keys[2:], "two.bin") if weight_map is None else weight_map
     )
     index = folder / "pytorch_model.bin.index.json"
     index.write_text(json.dumps({"metadata": {}, "weight_map": given}))

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from tests.helpers import save, save_sharded, tiny
 
+from tests.helpers import save, save_sharded, tiny
 from vlmerge_cli.checkpoint.reader import open_checkpoint
 from vlmerge_cli.errors import CheckpointError
 
@@ -16,9 +16,7 @@ def test_a_file(tmp_path: Path) -> None:
     path = save(tmp_path / "c.safetensors", tiny(), {"a": "b"})
     with open_checkpoint(path) as opened:
         assert list(opened.tensors) == list(tiny())
-        assert {key: bytes(opened.read(key)) for key in opened.tensors} == {
-            k: v.tobytes() for k, v in tiny().items()
-        }
+        assert {key: bytes(opened.read(key)) for key in opened.tensors} == {k: v.tobytes() for k, v in tiny().items()}
         assert opened.metadata == {"a": "b"}
         assert opened.num_bytes == sum(value.nbytes for value in tiny().values())
         assert opened.folder is None
@@ -29,9 +27,7 @@ def test_a_file(tmp_path: Path) -> None:
 def test_a_folder_or_its_index(name: str, tmp_path: Path) -> None:
     folder = save_sharded(tmp_path / "c", tiny(), 3)
     with open_checkpoint(folder / name) as opened:
-        assert {key: bytes(opened.read(key)) for key in opened.tensors} == {
-            k: v.tobytes() for k, v in tiny().items()
-        }
+        assert {key: bytes(opened.read(key)) for key in opened.tensors} == {k: v.tobytes() for k, v in tiny().items()}
         assert opened.path == opened.folder == folder
         order = list(opened.tensors)
         assert sorted(order, key=opened.position) == order

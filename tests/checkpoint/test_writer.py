@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.helpers import encode, leftovers, load, read_raw
 
+from tests.helpers import encode, leftovers, load, read_raw
 from vlmerge_cli.checkpoint import writer
 from vlmerge_cli.checkpoint.header import Spec
 from vlmerge_cli.checkpoint.writer import Target, create

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from tests.helpers import MODULES, Tensors, fails, ok, save, save_sharded, tiny
 
 
@@ -75,10 +76,7 @@ def test_a_merged_file_says_what_it_is(ckpt: Path, tmp_path: Path) -> None:
     out = ok("inspect", tmp_path / "ckpt.merged.safetensors").out
     assert "agnostic" in out
     assert "merged by     interpolation (alpha 0.5, vl-ratio 0.33" in out
-    assert (
-        ok("inspect", tmp_path / "ckpt.merged.safetensors", "--json").document["recipe"]["method"]
-        == "interpolation"
-    )
+    assert ok("inspect", tmp_path / "ckpt.merged.safetensors", "--json").document["recipe"]["method"] == "interpolation"
 
 
 @pytest.mark.parametrize("stored", ["{", "[]", '{"recipe": 5}', '{"recipe": {}}', '{"recipe": {"settings": 1}}'])

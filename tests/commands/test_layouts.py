@@ -3,8 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import yaml
-from tests.helpers import fails, ok, save, tiny
 
+from tests.helpers import fails, ok, save, tiny
 from vlmerge_cli.layouts import LAYOUTS
 from vlmerge_cli.layouts.layout import named
 

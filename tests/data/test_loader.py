@@ -123,9 +123,7 @@ def test_questions_statements_labels_and_masks(small_shapes):
     assert batch.target.tolist() == [int(data[index].label) for index in batch.index.tolist()]
     data = open_data([str(root / "classes")], "labels", "test", BadSamples())
     batch = next(Loader(data, Form(16), 8, training=False).all())
-    assert [data.class_names[label] for label in batch.target.tolist()] == [
-        data[n].key.split("/")[0] for n in range(8)
-    ]
+    assert [data.class_names[label] for label in batch.target.tolist()] == [data[n].key.split("/")[0] for n in range(8)]
     assert batch.text is None
     data = open_data([str(root / "ade20k")], "masks", "train", BadSamples())
     batch = next(Loader(data, Form(16, num_classes=len(data.class_names)), 8).steps())
@@ -144,9 +142,7 @@ def test_evaluation_sees_each_sample_once_over_all_ranks(small_shapes):
     loaders = [Loader(data, Form(16), 5, training=False, rank=rank, world_size=2) for rank in range(2)]
     dealt = [list(loader.all()) for loader in loaders]
     assert [len(part) for part in dealt] == [2, 2]
-    seen = [
-        key for part in dealt for batch in part for key, ok in zip(batch.keys, batch.valid, strict=True) if ok
-    ]
+    seen = [key for part in dealt for batch in part for key, ok in zip(batch.keys, batch.valid, strict=True) if ok]
     assert sorted(seen) == sorted(data[number].key for number in range(16))
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.helpers import expert_key, experts_of, merged_key, ok, save, slot_shapes, tiny
 
+from tests.helpers import expert_key, experts_of, merged_key, ok, save, slot_shapes, tiny
 from vlmerge_cli.errors import LayoutError, UsageError
 from vlmerge_cli.layouts import LAYOUTS
 from vlmerge_cli.layouts.layout import Slot, built_in, from_mapping, named
@@ -154,7 +154,7 @@ def test_names() -> None:
 def test_a_layout_of_ones_own_merges(tmp_path: Path) -> None:
     """The published keys, renamed, merge to the same numbers under the user's own file."""
     import numpy as np
-    from helpers import load
+    from tests.helpers import load
 
     rng = np.random.default_rng(0)
     shapes = {"q.weight": (4, 3), "k.weight": (4, 3), "q.bias": (4,)}

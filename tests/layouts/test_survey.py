@@ -3,8 +3,8 @@ from __future__ import annotations
 import random
 
 import pytest
-from tests.helpers import MODULES, tiny
 
+from tests.helpers import MODULES, tiny
 from vlmerge_cli.errors import LayoutError
 from vlmerge_cli.layouts.layout import built_in
 from vlmerge_cli.layouts.survey import detect, find, survey
@@ -14,9 +14,7 @@ def vlmo(layers: int = 3, top: int = 2) -> list[str]:
     keys = ["transformer.cls_token", "text_embeddings.word_embeddings.weight"]
     for layer in range(layers):
         stem = f"transformer.blocks.{layer}."
-        keys += [
-            stem + name for name in ("gamma_1", "norm1.weight", "norm1.bias", "attn.qkv.weight", "attn.proj.bias")
-        ]
+        keys += [stem + name for name in ("gamma_1", "norm1.weight", "norm1.bias", "attn.qkv.weight", "attn.proj.bias")]
         for word in ("imag", "text", *(["vl"] if layer >= top else [])):
             keys += [f"{stem}mlp_{word}.{part}" for part in ("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias")]
             keys += [f"{stem}norm2_{word}.{part}" for part in ("weight", "bias")]

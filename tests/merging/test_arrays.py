@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests import helpers
 import numpy as np
 import pytest
 import torch
-from tests.helpers import NUMPY, load, save, save_all, tiny
 
+from tests import helpers
+from tests.helpers import NUMPY, load, save, save_all, tiny
 from vlmerge_cli.checkpoint.reader import open_checkpoint
 from vlmerge_cli.checkpoint.writer import Target, create
 from vlmerge_cli.layouts.survey import detect
@@ -62,9 +62,7 @@ def test_torch_equals_numpy(
     step = {"F16": 2e-3, "BF16": 2e-2}.get(dtype, 0)  # a difference of 1e-7 may round to the neighbour
     for key, value in ours.items():
         assert theirs[key].dtype == value.dtype
-        np.testing.assert_allclose(
-            theirs[key].astype(float), value.astype(float), rtol=step, atol=1e-6, err_msg=key
-        )
+        np.testing.assert_allclose(theirs[key].astype(float), value.astype(float), rtol=step, atol=1e-6, err_msg=key)
 
 
 @pytest.mark.parametrize("device", DEVICES)

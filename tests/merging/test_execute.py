@@ -7,6 +7,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+
 from tests.helpers import NUMPY, Raw, expert_key, experts_of, load, merged_key, ok, read_raw, save, slot_shapes, tiny
 
 FLOATS = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
@@ -34,9 +35,7 @@ def test_every_type_is_copied_bit_for_bit(tmp_path: Path) -> None:
     source = save(tmp_path / "c.safetensors", {**tiny(), **extra})
     ok("merge", source)
     ok("merge", source, "-o", tmp_path / "folder", "--max-shard-size", "2kB")
-    found = {
-        key: raw for path in (tmp_path / "folder").glob("*.safetensors") for key, raw in read_raw(path).items()
-    }
+    found = {key: raw for path in (tmp_path / "folder").glob("*.safetensors") for key, raw in read_raw(path).items()}
     for merged in (read_raw(tmp_path / "c.merged.safetensors"), found):
         assert {key: merged[key] for key in extra} == extra
 
@@ -97,15 +96,13 @@ def test_halves_are_not_added_as_halves(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", ["interpolation", "regmean"])
 def test_sharded_and_whole_inputs_give_the_same_tensors(method: str, ckpt: Path, tmp_path: Path) -> None:
-    from helpers import save_sharded, tiny_grams
+    from tests.helpers import save_sharded, tiny_grams
 
     folder = save_sharded(tmp_path / "sharded", tiny(), 3)
     save(tmp_path / "sharded.grams.safetensors", tiny_grams(tiny()))
     ok("merge", ckpt, "-m", method)
     ok("merge", folder, "-m", method)
-    assert read_raw(tmp_path / "ckpt.merged.safetensors") == read_raw(
-        tmp_path / "sharded.merged" / "model.safetensors"
-    )
+    assert read_raw(tmp_path / "ckpt.merged.safetensors") == read_raw(tmp_path / "sharded.merged" / "model.safetensors")
 
 
 def test_what_safetensors_reads(ckpt: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from tests.helpers import ROOT, load, ok, read_raw, run
 
 GOLDENS = Path(os.environ.get("VLMERGE_GOLDENS", ROOT / "fixtures" / "goldens"))

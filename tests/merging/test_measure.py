@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.helpers import NUMPY, Tensors, expert_key, experts_of, save, save_sharded, slot_shapes, tiny
 
+from tests.helpers import NUMPY, Tensors, expert_key, experts_of, save, save_sharded, slot_shapes, tiny
 from vlmerge_cli.checkpoint.reader import open_checkpoint
 from vlmerge_cli.errors import MergeError, UsageError
 from vlmerge_cli.layouts.survey import detect
@@ -40,9 +40,7 @@ def threshold(x: np.ndarray, truncate: float) -> float:
     return float(np.partition(np.abs(x.astype(np.float64)), k - 1)[k - 1]) if k else -1.0
 
 
-def concatenated(
-    tensors: Tensors, pair: tuple[str, str], names: Any = None, layers: Any = None
-) -> list[np.ndarray]:
+def concatenated(tensors: Tensors, pair: tuple[str, str], names: Any = None, layers: Any = None) -> list[np.ndarray]:
     sides = []
     for expert in pair:
         parts = [

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.helpers import fails, load, metadata_of, ok, read_raw, save, save_sharded, tiny, tiny_grams
 
+from tests.helpers import fails, load, metadata_of, ok, read_raw, save, save_sharded, tiny, tiny_grams
 from vlmerge_cli.checkpoint.reader import open_checkpoint
 
 

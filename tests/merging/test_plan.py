@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.helpers import MODULES, expert_key, fails, load, merged_key, ok, read_raw, save, save_all, slot_shapes, tiny
 
+from tests.helpers import MODULES, expert_key, fails, load, merged_key, ok, read_raw, save, save_all, slot_shapes, tiny
 from vlmerge_cli.checkpoint.reader import open_checkpoint
 from vlmerge_cli.layouts.survey import detect
 from vlmerge_cli.merging.plan import Drop, Merge, Request, make_plan, sources_of

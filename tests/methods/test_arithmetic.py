@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.helpers import expert_key, experts_of, load, merged_key, ok, slot_shapes, tiny, tiny_base
 
+from tests.helpers import expert_key, experts_of, load, merged_key, ok, slot_shapes, tiny, tiny_base
 from vlmerge_cli.errors import UsageError
 from vlmerge_cli.methods.arithmetic import Arithmetic
 
@@ -49,7 +49,7 @@ def test_what_is_not_merged_comes_from_the_checkpoint(ckpt, tmp_path) -> None:
 
 
 def test_the_base_may_have_another_float_type(ckpt, tmp_path) -> None:
-    from helpers import save
+    from tests.helpers import save
 
     base = {key: value.astype(np.float64) for key, value in tiny_base(tiny()).items()}
     wide = save(tmp_path / "wide.safetensors", base)

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.helpers import expert_key, experts_of, load, merged_key, ok, slot_shapes, tiny
 
+from tests.helpers import expert_key, experts_of, load, merged_key, ok, slot_shapes, tiny
 from vlmerge_cli.errors import UsageError
 from vlmerge_cli.layouts.layout import Slot
 from vlmerge_cli.methods.interpolation import Interpolation

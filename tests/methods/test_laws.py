@@ -6,12 +6,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from tests import helpers
 import numpy as np
 import pytest
 import torch
-from tests.helpers import load, method_arguments, ok, read_raw, save, save_all, tiny
 
+from tests import helpers
+from tests.helpers import load, method_arguments, ok, read_raw, save, save_all, tiny
 from vlmerge_cli.layouts.layout import Slot
 from vlmerge_cli.methods import METHODS
 from vlmerge_cli.methods.method import Group, Method, make, method_class
@@ -26,9 +26,7 @@ EXPERTS = (("v", "l"), ("v", "vl"), ("l", "vl"), ("v", "l", "vl"))
 methods = pytest.mark.parametrize("name", METHODS)
 
 
-def group(
-    kind: str, experts: tuple[str, ...], shape: tuple[int, ...], wide: Any = np.float64, seed: int = 0
-) -> Group:
+def group(kind: str, experts: tuple[str, ...], shape: tuple[int, ...], wide: Any = np.float64, seed: int = 0) -> Group:
     rng = np.random.default_rng(seed)
     arrays = {expert: rng.standard_normal(shape).astype(wide) for expert in experts}
     base = rng.standard_normal(shape).astype(wide)
@@ -161,9 +159,7 @@ def test_threads_key_order_and_repetition_do_not_change_a_byte(name: str, tmp_pa
     tensors = tiny(width=24, hidden=40)
     turned = dict(reversed(tensors.items()))
     outputs = set()
-    for place, (content, threads) in enumerate(
-        [(tensors, 1), (tensors, 1), (tensors, 2), (tensors, 4), (turned, 2)]
-    ):
+    for place, (content, threads) in enumerate([(tensors, 1), (tensors, 1), (tensors, 2), (tensors, 4), (turned, 2)]):
         folder = tmp_path / str(place)
         source = save_all(folder, content)
         save(folder / "ckpt.grams.safetensors", helpers.tiny_grams(tensors))
@@ -197,6 +193,4 @@ def test_every_key_of_the_output_is_expected(name: str, ckpt: Path) -> None:
     out = ckpt.with_name("out.safetensors")
     ok("merge", ckpt, "-o", out, *method_arguments(name, ckpt.parent))
     merged, agnostic = load(out), tiny("agnostic")
-    assert {k: (v.dtype, v.shape) for k, v in merged.items()} == {
-        k: (v.dtype, v.shape) for k, v in agnostic.items()
-    }
+    assert {k: (v.dtype, v.shape) for k, v in merged.items()} == {k: (v.dtype, v.shape) for k, v in agnostic.items()}

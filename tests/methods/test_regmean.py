@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-from tests import helpers
 import numpy as np
 import pytest
 import torch
-from tests.helpers import expert_key, experts_of, fails, load, merged_key, ok, save, slot_shapes, tiny, tiny_grams
 
+from tests import helpers
+from tests.helpers import expert_key, experts_of, fails, load, merged_key, ok, save, slot_shapes, tiny, tiny_grams
 from vlmerge_cli.errors import MergeError
 from vlmerge_cli.layouts.layout import Slot
 from vlmerge_cli.methods.linalg import pack
@@ -50,9 +50,7 @@ def test_the_formula(gamma: float, packed: bool, ckpt, tmp_path) -> None:
             w = [source[expert_key(layer, name, e)].astype(np.float64) for e in experts_of(layer, 2)]
             if len(shape) == 2:
                 g = [gram_of(grams, layer, name, e) for e in experts_of(layer, 2)]
-                np.testing.assert_allclose(
-                    merged[merged_key(layer, name)], expected(w, g, gamma), rtol=0, atol=1e-12
-                )
+                np.testing.assert_allclose(merged[merged_key(layer, name)], expected(w, g, gamma), rtol=0, atol=1e-12)
             else:
                 np.testing.assert_allclose(merged[merged_key(layer, name)], np.mean(w, axis=0), rtol=0, atol=1e-12)
 

@@ -62,7 +62,7 @@ def test_the_threshold_is_the_sorted_one(
 
 @pytest.mark.parametrize("names", ["F16", "BF16", "F16 BF16", "F16 F32", "BF16 F64"])
 def test_narrow_types_and_mixtures(names: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from helpers import NUMPY
+    from tests.helpers import NUMPY
 
     monkeypatch.setattr(select, "FEW", 0)
     dtypes = set(names.split())

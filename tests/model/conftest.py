@@ -70,6 +70,4 @@ def every_output(model: VLModel, inputs: Batch) -> dict[str, Tensor]:
 
 def loss_of(outputs: dict[str, Tensor]) -> Tensor:
     """Some number that depends on every output."""
-    return sum(
-        (x.float() * torch.linspace(-1, 1, x.numel()).to(x.device).view_as(x)).sum() for x in outputs.values()
-    )
+    return sum((x.float() * torch.linspace(-1, 1, x.numel()).to(x.device).view_as(x)).sum() for x in outputs.values())

@@ -22,9 +22,7 @@ def gpu(*values: object) -> object:
     return pytest.param("cuda", *values, marks=[pytest.mark.gpu, skip], id="-".join(["cuda", *map(str, values)]))
 
 
-CASES = [(device, *variant) for variant in VARIANTS for device in ("cpu",)] + [
-    gpu(*variant) for variant in VARIANTS
-]
+CASES = [(device, *variant) for variant in VARIANTS for device in ("cpu",)] + [gpu(*variant) for variant in VARIANTS]
 
 
 def prepared(architecture: str, changes: dict[str, object], device: str) -> tuple[VLModel, Batch]:

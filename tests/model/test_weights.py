@@ -346,9 +346,7 @@ def test_a_full_qkv_bias_gives_the_same_attention() -> None:
 def test_a_broken_beit_is_refused() -> None:
     source = as_transformers(beit())
     del source["beit.encoder.layer.1.attention.attention.key.weight"]
-    with pytest.raises(
-        CheckpointError, match=r"no key weight beside beit.encoder.layer.1.attention.attention.query"
-    ):
+    with pytest.raises(CheckpointError, match=r"no key weight beside beit.encoder.layer.1.attention.attention.query"):
         load_weights(VLModel(micro()), source)
     tables = beit(shared_table=False)
     del tables["blocks.2.attn.relative_position_bias_table"]

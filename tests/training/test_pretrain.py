@@ -145,9 +145,7 @@ def test_sigterm_saves_and_ends_with_130(tmp_path: Path, config: Callable[..., A
     assert state.position_of(saved).step >= 5
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(
-    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_loss_that_is_not_finite_stops_the_run(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inner = loop.Trainer._train
 
     def poisoned(self: Any, batch: Any, step: int) -> Any:

@@ -107,9 +107,7 @@ def convert(source: Path, target: Path, *, force: bool = False, sync: bool = Tru
     metadata = {"format": "pt", "vlmerge": json.dumps(about, sort_keys=True)}
     extras = _companions(source) if source.is_dir() and not place.is_file else {}
     with writer.create(place, specs, metadata, extras) as output:
-        for key in sorted(
-            legacy.tensors, key=lambda key: legacy.tensors[key].data_ptr()
-        ):  # as they lie in the file
+        for key in sorted(legacy.tensors, key=lambda key: legacy.tensors[key].data_ptr()):  # as they lie in the file
             output.write(key, 0, as_bytes(legacy.tensors[key]))
     num_bytes = sum(spec.num_bytes for spec in specs.values())
     return Summary(

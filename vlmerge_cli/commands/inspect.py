@@ -71,9 +71,7 @@ def _about_model(opened: Checkpoint, survey: Survey) -> dict[str, Any]:
         "problems": survey.problems(),
     }
     if survey.groups:
-        size = {
-            slot: sum(opened.tensors[k].num_bytes for k in keys.values()) for slot, keys in survey.groups.items()
-        }
+        size = {slot: sum(opened.tensors[k].num_bytes for k in keys.values()) for slot, keys in survey.groups.items()}
         slot = max(size, key=size.__getitem__)
         key = next(iter(survey.groups[slot].values()))
         document["largest_slot"] = {"slot": slot.label, "shape": list(opened.tensors[key].shape)}
@@ -111,9 +109,7 @@ def _text(document: dict[str, Any]) -> str:
         lines.append(f"  {name:<13} {entry['num_tensors']} tensors, {console.size(entry['num_bytes'])}")
     if "recipe" in document:
         settings = document["recipe"].get("settings")
-        shown = (
-            ", ".join(f"{name} {value}" for name, value in settings.items()) if isinstance(settings, dict) else ""
-        )
+        shown = ", ".join(f"{name} {value}" for name, value in settings.items()) if isinstance(settings, dict) else ""
         lines.append(f"  merged by     {document['recipe'].get('method')} ({shown})")
     for name, value in document["metadata"].items():
         lines.append(f"  metadata      {name}: {value if len(value) <= 100 else value[:97] + '...'}")

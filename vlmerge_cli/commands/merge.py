@@ -34,16 +34,12 @@ def command(
     ] = None,
     grams: Annotated[
         str | None,
-        typer.Option(
-            "--grams", metavar="FILE", help="Gram matrices (regmean).", show_default="NAME.grams.safetensors"
-        ),
+        typer.Option("--grams", metavar="FILE", help="Gram matrices (regmean).", show_default="NAME.grams.safetensors"),
     ] = None,
     layout: LayoutOption = None,
     keep: Annotated[
         list[str] | None,
-        typer.Option(
-            "--keep", metavar="PATTERN", help="Leave slots unmerged, such as 'layers.3.mlp.*'; repeatable."
-        ),
+        typer.Option("--keep", metavar="PATTERN", help="Leave slots unmerged, such as 'layers.3.mlp.*'; repeatable."),
     ] = None,
     experts_for: Annotated[
         str | None,
@@ -89,9 +85,7 @@ def command(
     request = Request(tuple(keep or ()), experts_for, dtype)
     inputs = merge.Inputs(checkpoint, base, grams, find_layout(layout))
     given = {} if threads is None else {"threads": threads}
-    settings = merge.Settings(
-        device=device, allow_non_finite=allow_non_finite, full_digest=digest == "full", **given
-    )
+    settings = merge.Settings(device=device, allow_non_finite=allow_non_finite, full_digest=digest == "full", **given)
     with merge.prepared(inputs, chosen, request) as ready:
         path = output or merge.default_output(ready.checkpoint)
         target = Target(path, force, not no_sync, parse_bytes(max_shard_size, "--max-shard-size"))

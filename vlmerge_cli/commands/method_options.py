@@ -24,8 +24,6 @@ def with_method_options(function: Function) -> Function:
                 option.flag, help=option.help, rich_help_panel=f"Options of {name}", show_default=default
             )
             kind = Annotated[option.kind | None, declared]  # type: ignore[name-defined]
-            added.append(
-                inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
-            )
+            added.append(inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind))
     function.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
     return function

@@ -11,9 +11,7 @@ from vlmerge_cli.commands.options import DeviceOption, JsonOption
 
 
 def command(
-    config: Annotated[
-        Path | None, typer.Argument(metavar="[RUN.yaml]", help="Settings.", show_default=False)
-    ] = None,
+    config: Annotated[Path | None, typer.Argument(metavar="[RUN.yaml]", help="Settings.", show_default=False)] = None,
     model: Annotated[
         str | None, typer.Option("--model", metavar="micro|small|tiny|base|large", show_default="small")
     ] = None,
@@ -45,9 +43,7 @@ def command(
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="A.B=C", help="Any setting, such as optimizer.lr=1e-3.")
     ] = None,
-    precision: Annotated[
-        str | None, typer.Option("--precision", metavar="float32|bfloat16|float16|float64")
-    ] = None,
+    precision: Annotated[str | None, typer.Option("--precision", metavar="float32|bfloat16|float16|float64")] = None,
     parallel: Annotated[str | None, typer.Option("--parallel", metavar="ddp|fsdp", help="Under torchrun.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last saved state.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Remove what is in the run folder.")] = False,

@@ -49,9 +49,7 @@ class Loader:
         self._plan = _Plan()
         self._workers: Any = None
         if training:
-            slice_of(
-                [Place(0, 0, 0)] * batch_size, self.rank, self.world_size
-            )  # a batch that cannot be shared
+            slice_of([Place(0, 0, 0)] * batch_size, self.rank, self.world_size)  # a batch that cannot be shared
 
     def steps(self, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
         """This rank's part of the global batches of steps ``start``, ``start`` + 1, ... up to ``stop``."""
@@ -77,9 +75,7 @@ class Loader:
                 self.bad.meet(seen, batch.problems, f"{names} ({self.data.split})")
                 yield finished(batch.to(self.device, non_blocking=True))
         except VlmergeError:
-            self._workers = (
-                None  # stop them now: the traceback keeps this frame, and the frame would keep them
-            )
+            self._workers = None  # stop them now: the traceback keeps this frame, and the frame would keep them
             del fetched
             raise
 

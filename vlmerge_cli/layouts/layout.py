@@ -142,9 +142,7 @@ class Layout:
 
     @cached_property
     def _shared(self) -> set[str]:
-        return {
-            self.blocks.replace("{expert}", word) + name for name in self.shared for word in self.experts.values()
-        }
+        return {self.blocks.replace("{expert}", word) + name for name in self.shared for word in self.experts.values()}
 
 
 def _is_number(part: str) -> bool:

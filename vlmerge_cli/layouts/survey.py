@@ -142,7 +142,5 @@ def find(keys: Iterable[str], layout: Layout | None, where: str) -> tuple[Survey
     if not found.groups and not found.single:
         template = layout.rules[0].source
         near = nearest(template, list(keys)).removeprefix("did you mean ")
-        raise LayoutError(
-            f"no key fits layout {layout.name}, such as {template}", where=where, fix=f"nearest: {near}"
-        )
+        raise LayoutError(f"no key fits layout {layout.name}, such as {template}", where=where, fix=f"nearest: {near}")
     return found, f"layout {layout.name} as asked"

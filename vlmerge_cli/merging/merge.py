@@ -178,9 +178,7 @@ def recipe(ready: Prepared, settings: Settings) -> dict[str, Any]:
 
 def _merged_config(config: dict[str, Any], plan: Plan) -> dict[str, Any]:
     """The model's own configuration; what says that modules are per expert now says that none is."""
-    whole = len(plan.specs) and not any(
-        key in plan.specs for g in plan.survey.groups.values() for key in g.values()
-    )
+    whole = len(plan.specs) and not any(key in plan.specs for g in plan.survey.groups.values() for key in g.values())
     return {**config, "architecture": "agnostic"} if whole and "architecture" in config else config
 
 

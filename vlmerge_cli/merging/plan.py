@@ -106,9 +106,7 @@ def make_plan(
     """Decide every key's step. Raises PlanError with all problems, each in a line."""
     where = f"{checkpoint.name} (layout {survey.layout.name})"
     if not survey.groups:
-        raise PlanError(
-            "the checkpoint is modality-agnostic already: no slot has more than one expert", where=where
-        )
+        raise PlanError("the checkpoint is modality-agnostic already: no slot has more than one expert", where=where)
     planner = _Planner(checkpoint, survey, method, request, base, grams)
     steps = planner.steps()
     problems = [*survey.problems(), *planner.problems]

@@ -15,16 +15,13 @@ START_BYTES, SCIPY_BYTES = 45 << 20, 45 << 20
 
 
 def summary_text(summary: Summary) -> str:
-    settings = ", ".join(
-        f"{name} {_number(value)}" for name, value in summary.settings.items() if value is not False
-    )
+    settings = ", ".join(f"{name} {_number(value)}" for name, value in summary.settings.items() if value is not False)
     before, after = summary.num_parameters_before, summary.num_parameters_after
     saved = 1 - after / before if before else 0.0
     return "\n".join(
         (
             f"{summary.output}",
-            f"  {summary.num_merged} slots of the {summary.architecture} model merged"
-            f" by {summary.method} ({settings})",
+            f"  {summary.num_merged} slots of the {summary.architecture} model merged by {summary.method} ({settings})",
             f"  parameters {console.count(before)} -> {console.count(after)} ({saved:.0%} fewer)",
             f"  {console.size(summary.num_bytes_in)} in, {console.size(summary.num_bytes_out)} out"
             f" in {summary.seconds:.2f} s ({summary.gigabytes_per_second:.2f} GB/s)",

@@ -53,9 +53,7 @@ class RegMean(Method):
             system += gram
             right = right + move @ gram
         if self.ridge:
-            step = self.ridge * (
-                float(_diagonal(system).mean()) or 1.0
-            )  # all inputs dead: any step gives the average
+            step = self.ridge * (float(_diagonal(system).mean()) or 1.0)  # all inputs dead: any step gives the average
             _diagonal(system)[:] += step
             right = right + step / len(group.experts) * sum(moves.values())
         solution = linalg.solve(system, right)

@@ -118,9 +118,7 @@ class HubFolder(PyTorchModelHubMixin, library_name="vlmerge"):  # type: ignore[m
         """What the model is, and how to load it."""
         config = self.config
         num_parameters = sum(p.numel() for p in self.parameters())
-        rows = "\n".join(
-            f"| {name} | {value} |" for name, value in config.to_dict().items() if name != "model_type"
-        )
+        rows = "\n".join(f"| {name} | {value} |" for name, value in config.to_dict().items() if name != "model_type")
         return ModelCard(_CARD.format(
             architecture=config.architecture, parameters=console.count(num_parameters),
             heads=", ".join(config.heads) or "none", rows=rows,

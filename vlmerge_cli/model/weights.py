@@ -209,11 +209,7 @@ def _fitted(
         before, after = (f"{r.grid}×{r.grid} patches and {r.text_tokens} text tokens" for r in (room, to))
         how = f"{before} to {after}"
         return how, lambda: positions.resize_table(tensor, room, to)
-    if (
-        key == "transformer.pos_embed"
-        and old[2] == new[2]
-        and (grid := round((old[1] - 1) ** 0.5)) ** 2 == old[1] - 1
-    ):
+    if key == "transformer.pos_embed" and old[2] == new[2] and (grid := round((old[1] - 1) ** 0.5)) ** 2 == old[1] - 1:
         to_grid = model.config.grid
         return (
             f"{grid}×{grid} patches to {to_grid}×{to_grid}",

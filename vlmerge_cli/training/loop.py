@@ -175,9 +175,7 @@ class Trainer:
 
     def _broken(self, found: dict[str, float], batch: Batch, step: int) -> TrainingError:
         now = ", ".join(f"{name} {value:.4g}" for name, value in found.items() if "accuracy" not in name)
-        before = ", ".join(
-            f"{name} {value:.4g}" for name, value in self._last_finite.items() if "accuracy" not in name
-        )
+        before = ", ".join(f"{name} {value:.4g}" for name, value in self._last_finite.items() if "accuracy" not in name)
         keys = ", ".join(batch.keys[:8]) + (", ..." if len(batch) > 8 else "")
         what = f"the loss is not finite at step {step}: {now}; before: {before or 'nothing'}; batch: {keys}"
         fix = "lower optimizer.lr, set optimizer.clip, or look at these samples; the saved states are as they were"

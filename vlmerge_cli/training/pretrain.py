@@ -148,9 +148,7 @@ def _run_phase(run: Run, phase: Phase, arch: str, tokenizer: Tokenizer, log: Log
     )
     start = phase.first if saved is None else trainer.resume(saved)
     size = console.count(sum(p.numel() for p in model.parameters()))
-    console.say(
-        f"{phase.name}: {size} parameters ({arch}), steps {start} to {phase.last}, batch {config.batch_size}"
-    )
+    console.say(f"{phase.name}: {size} parameters ({arch}), steps {start} to {phase.last}, batch {config.batch_size}")
     trainer.fit(_typed(train.steps(start), config.precision), start)
     if bad.num_bad:
         console.warn(f"skipped {bad.report()}")
