@@ -70,7 +70,7 @@ def test_the_refusal_works(ckpt: Path) -> None:
     """The tests above can fail."""
     done = run_python(CHILD, json.dumps(["numpy"]), "merge", ckpt)
     assert "numpy was imported" in done.stderr
-    assert done.returncode != 0
+    assert json.loads(done.stderr.splitlines()[-1])["code"] == 1
 
 
 @pytest.fixture(scope="module")

@@ -48,11 +48,13 @@ class LazyGroup(TyperGroup):
         except BrokenPipeError:  # the reader of a pipe has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit(0) from None
+        except (OSError, MemoryError) as error:
+            _end(f"error: {type(error).__name__}: {error}", 1, ctx.params["debug"])
         except Exception as error:
             if type(error).__module__.partition(".")[0] in ("click", "typer"):
                 raise  # the command line's own ways to end
             what = f"error: {type(error).__name__}: {error}"
-            _end(what + "\n  show where it comes from: vlmerge --debug ...", 1, ctx.params["debug"])
+            _end(f"{what}\n  a mistake in vlmerge: vlmerge --debug shows where", 1, ctx.params["debug"])
 
 
 def load(name: str) -> Any:

@@ -154,6 +154,7 @@ def test_names() -> None:
 def test_a_layout_of_ones_own_merges(tmp_path: Path) -> None:
     """The published keys, renamed, merge to the same numbers under the user's own file."""
     import numpy as np
+
     from tests.helpers import load
 
     rng = np.random.default_rng(0)

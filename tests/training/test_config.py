@@ -52,6 +52,7 @@ def test_a_stored_configuration_comes_back_equal(tmp_path: Path) -> None:
         (["objectives.hard_from=0.9", "objectives.hard_full=0.1"], "hard_from exceeds hard_full"),
         (["optimizer.lr=-1"], "greater than 0"),
         (["nothing"], "--set nothing"),
+        (["shapes.trian=8"], "did you mean 'train'?"),
     ],
 )
 def test_what_is_wrong_is_named(sets: list[str], words: str) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from vlmerge_cli.data.shapes.options import ShapesOptions
 from vlmerge_cli.data.transforms import LIGHT, NONE, PUBLISHED
 from vlmerge_cli.errors import UsageError, joined, nearest
 from vlmerge_cli.model.config import ARCHITECTURES, PRESETS, ModelConfig, preset
@@ -75,6 +77,7 @@ class PretrainConfig(Settings):
     arch: str = "specific"
     init: str | None = None
     data: tuple[str, ...] = ("shapes",)
+    shapes: dict[str, Any] = Field(default_factory=dict, description="options of the built-in data set")
     tokenizer: str = "bert-base-uncased"
     augment: Literal["none", "light", "published"] = "published"
     steps: int = Field(200_000, ge=1)
@@ -100,6 +103,9 @@ class PretrainConfig(Settings):
             raise ValueError(f"no architecture {self.arch!r}: {nearest(self.arch, ARCHITECTURES)}")
         if self.seed_steps > self.steps:
             raise ValueError(f"seed_steps {self.seed_steps} exceed steps {self.steps}")
+        for name in self.shapes:
+            if name not in {option.name for option in fields(ShapesOptions)}:
+                raise ValueError(f"no option shapes.{name}: {nearest(name, [o.name for o in fields(ShapesOptions)])}")
         if self.batch_size % self.accumulate:
             raise ValueError(f"batch_size {self.batch_size} does not split into {self.accumulate} parts")
         return self
@@ -128,7 +134,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     },
     "micro": {
         "tokenizer": "bundled", "augment": "none", "steps": 40, "seed_steps": 20, "batch_size": 16,
-        "num_workers": 0, "changes": {"max_text_tokens": 16, "text_bias_tokens": 16},
+        "num_workers": 0, "shapes": {"train": 64, "val": 16, "test": 16}, "changes": {"max_text_tokens": 16, "text_bias_tokens": 16},
         "optimizer": {"lr": 3e-3, "warmup": 0.05, "clip": 5.0},
         "objectives": {"mlm": 1.0, "mask_ratio": 0.25, "hard_from": 1.0, "hard_full": 1.0},
         "saving": {"every": 10, "validate_every": 20, "validate_batches": 1, "log_every": 5},

@@ -168,7 +168,7 @@ def _starting_model(run: Run, phase: Phase, config: ModelConfig) -> VLModel:
 def _loaders(run: Run, config: ModelConfig, tokenizer: Tokenizer) -> tuple[Loader, Any, BadSamples]:
     """Training batches, a function that gives the validation batches (None: no validation), and the tally."""
     settings, bad = run.config, BadSamples(run.config.max_bad_ratio)
-    shapes = ShapesOptions(image_px=config.image_px)
+    shapes = ShapesOptions(**{"image_px": config.image_px, **settings.shapes})
     form = Form(config.image_px, tokenizer, AUGMENTS[settings.augment], settings.objectives.mask_ratio)
     data = open_data(settings.data, "pairs", "train", bad, shapes=shapes)
     train = Loader(
