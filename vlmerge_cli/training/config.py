@@ -134,7 +134,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     },
     "micro": {
         "tokenizer": "bundled", "augment": "none", "steps": 40, "seed_steps": 20, "batch_size": 16,
-        "num_workers": 0, "shapes": {"train": 64, "val": 16, "test": 16}, "changes": {"max_text_tokens": 16, "text_bias_tokens": 16},
+        "num_workers": 0, "shapes": {"train": 64, "val": 16, "test": 16},
+        "changes": {"max_text_tokens": 20, "text_bias_tokens": 20},
         "optimizer": {"lr": 3e-3, "warmup": 0.05, "clip": 5.0},
         "objectives": {"mlm": 1.0, "mask_ratio": 0.25, "hard_from": 1.0, "hard_full": 1.0},
         "saving": {"every": 10, "validate_every": 20, "validate_batches": 1, "log_every": 5},
