@@ -20,6 +20,7 @@ from vlmerge_cli.layouts.survey import find
 from vlmerge_cli.merging.execute import Job, execute
 from vlmerge_cli.merging.plan import Merge, Plan, Request, make_plan, sibling_grams
 from vlmerge_cli.methods.method import Method
+from vlmerge_cli.model.config import MODEL_TYPE, ModelConfig
 
 #: Small files of a folder that go along with its weights: configurations, tokenizers, templates.
 CARRIED = {".json", ".txt", ".model", ".jinja", ".yaml"}
@@ -177,9 +178,11 @@ def recipe(ready: Prepared, settings: Settings) -> dict[str, Any]:
 
 
 def _merged_config(config: dict[str, Any], plan: Plan) -> dict[str, Any]:
-    """The model's own configuration; what says that modules are per expert now says that none is."""
-    whole = len(plan.specs) and not any(key in plan.specs for g in plan.survey.groups.values() for key in g.values())
-    return {**config, "architecture": "agnostic"} if whole and "architecture" in config else config
+    """The configuration of what comes out: agnostic, where nothing was kept apart and the model is this tool's."""
+    kept = any(key in plan.specs for sources in plan.survey.groups.values() for key in sources.values())
+    if kept or config.get("model_type") != MODEL_TYPE:
+        return config
+    return ModelConfig.from_dict(config).merged().to_dict()
 
 
 def _open_grams(inputs: Inputs, checkpoint: Checkpoint, stack: ExitStack) -> Checkpoint | None:
