@@ -109,7 +109,7 @@ def prepared(inputs: Inputs, method: Method, request: Request) -> Iterator[Prepa
 def run(ready: Prepared, target: Target, settings: Settings, advance: Callable[[int], object]) -> Summary:
     """Carry out a prepared merge into ``target``. Raises UsageError, MergeError and CheckpointError."""
     started = time.perf_counter()
-    _refuse_input_as_output(target.path, ready)
+    check_output(ready, target)
     solves = any(not ready.plan.method.elementwise(step.slot) for step in ready.plan.merges)
     device = devices.resolve(settings.device, prefer_gpu=solves)
     job = Job(
@@ -198,13 +198,16 @@ def _open_grams(inputs: Inputs, checkpoint: Checkpoint, stack: ExitStack) -> Che
     return grams
 
 
-def _refuse_input_as_output(path: Path, ready: Prepared) -> None:
+def check_output(ready: Prepared, target: Target) -> None:
+    """Raises UsageError for an output that exists, cannot be there, or is or holds an input."""
+    path = target.path
     taken = {path.resolve()}
     for source in (ready.checkpoint, ready.base, ready.grams):
         for shard in source.shards if source is not None else ():
             at = shard.path.resolve()
             if taken & {at, *at.parents} or (path.exists() and path.samefile(shard.path)):
                 raise UsageError(f"the output {path} holds an input: {shard.path}", fix="name another -o/--output")
+    target.check()
 
 
 def _extras(ready: Prepared, about: dict[str, Any], target: Target) -> dict[str, bytes]:
