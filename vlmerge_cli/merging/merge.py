@@ -123,7 +123,7 @@ def run(ready: Prepared, target: Target, settings: Settings, advance: Callable[[
     )
     about = recipe(ready, settings)
     metadata = {**ready.checkpoint.metadata, "format": "pt", "vlmerge": json.dumps(about, sort_keys=True)}
-    with create(target, ready.plan.specs, metadata, _extras(ready, about, target)) as output:
+    with create(target, ready.plan.specs, metadata, _extras(ready, about, target), shared=True) as output:
         execute(job, output, advance)
     before, after = ready.num_parameters
     return Summary(
