@@ -58,7 +58,8 @@ def execute(job: Job, output: Output, advance: Callable[[int], object] = lambda 
             lambda: _Worker(job, output, make_arrays(job.device)).do,
             list(_pieces(job, arrays.chunk_elements)),
             job.threads,
-            lambda piece: advance(_input_bytes(job, piece)),
+            lambda piece: _input_bytes(job, piece),
+            advance,
         )
 
 
