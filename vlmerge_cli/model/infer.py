@@ -1,0 +1,109 @@
+"""The configuration of a checkpoint that carries none, read off its keys and shapes. No torch here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from vlmerge_cli.errors import CheckpointError, UsageError
+from vlmerge_cli.model.config import ModelConfig, grid_of
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+#: Where the top layers begin in an agnostic model of the published depths: nothing in its weights tells.
+PUBLISHED_FUSION = {12: 10, 24: 21}
+
+_BLOCK = re.compile(r"transformer\.blocks\.(\d+)\.")
+_CLASSIFIERS = {"vqa_classifier.3.bias": "num_answers", "img_cls_classifier.bias": "num_classes",
+                "seg_classifier.bias": "num_segments"}  # fmt: skip
+_HEAD_OF = {"ifm_vl_text_proj.": "itc", "itm_score.": "itm", "mlm_score.": "mlm", "vqa_classifier.": "vqa",
+            "nlvr2_classifier.": "nlvr2", "img_cls_classifier.": "classification",
+            "seg_classifier.": "segmentation"}  # fmt: skip
+_PUBLISHED_TEXT_ROOM = 196
+
+
+def infer_config(shapes: Shapes, where: str = "", **known: Any) -> ModelConfig:
+    """The model whose weights have these shapes; ``known`` fields are taken as given.
+
+    What leaves no trace in weights (dropout, stochastic depth, joint_below_fusion) gets its default.
+    Raises CheckpointError when these are not such weights or a size cannot be told, and says which to give.
+    """
+    layers = {int(match[1]) for key in shapes if (match := _BLOCK.match(key))}
+    needed = ["transformer.patch_embed.proj.weight", "text_embeddings.word_embeddings.weight"]
+    missing = [key for key in needed if key not in shapes]
+    if missing or not layers:
+        what = missing[0] if missing else "transformer.blocks.0"
+        raise CheckpointError(f"not the weights of a vision-language model: no {what}", where=where)
+    width, _, patch_px, _ = shapes[needed[0]]
+    found: dict[str, Any] = {
+        "width": width, "patch_px": patch_px, "num_layers": max(layers) + 1,
+        "vocab_size": shapes[needed[1]][0],
+        **_sharing(shapes), **_heads(shapes),
+    }  # fmt: skip
+    fc1 = next((shape for key, shape in shapes.items() if key.endswith("fc1.weight")), None)
+    found["ffn_width"] = fc1[0] if fc1 else 4 * width
+    found |= _fusion(shapes, found["num_layers"])
+    found |= _positions(shapes, found)
+    found |= known
+    untold = [f for f in ("fusion_layer", "num_heads", "image_px", "max_text_tokens") if found.get(f) is None]
+    if untold:
+        fix = "put a config.json beside the weights, or give these settings"
+        raise CheckpointError(f"the weights do not tell {', '.join(untold)}", where=where, fix=fix)
+    try:
+        return ModelConfig(**found)
+    except UsageError as error:
+        raise CheckpointError(error.what, where=where) from None
+
+
+def _sharing(shapes: Shapes) -> dict[str, bool]:
+    first = "transformer.blocks.0."
+
+    def own(*modules: str) -> bool:
+        return any(key.startswith(tuple(f"{first}{m}.v." for m in modules)) for key in shapes)
+
+    attention, ffn = own("attn"), own("mlp")
+    norms = own("norm1") and own("norm2")
+    return {"own_attention": attention, "own_ffn": ffn, "own_norms": norms}
+
+
+def _heads(shapes: Shapes) -> dict[str, Any]:
+    heads = [head for start, head in _HEAD_OF.items() if any(key.startswith(start) for key in shapes)]
+    if "itc" not in heads and any(key.startswith("ifm_text_proj.") for key in shapes):
+        heads.append("retrieval")
+    sizes = {field: shapes[key][0] for key, field in _CLASSIFIERS.items() if key in shapes}
+    return {"heads": tuple(heads), **sizes}
+
+
+def _fusion(shapes: Shapes, num_layers: int) -> dict[str, int]:
+    top = [int(match[1]) for key in shapes if ".vl." in key and (match := _BLOCK.match(key))]
+    if top:
+        return {"fusion_layer": min(top)}
+    return {"fusion_layer": PUBLISHED_FUSION[num_layers]} if num_layers in PUBLISHED_FUSION else {}
+
+
+def _positions(shapes: Shapes, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Image size, text length and attention heads, from the position tables."""
+    text_keys = {"text_embeddings.position_embeddings.weight": 0, "text_relative_position_index": 0,
+                 "text_embeddings.position_ids": 1}  # fmt: skip
+    text = next((shapes[key][axis] for key, axis in text_keys.items() if key in shapes), None)
+    patch_px = found["patch_px"]
+    table = shapes.get("relative_position_bias_table")
+    if table is None:
+        tokens = shapes.get("transformer.pos_embed", (1, 0))[1]
+        grid = round(max(tokens - 1, 0) ** 0.5) or None
+        px = grid * patch_px if grid else None
+        return {"positions": "absolute", "image_px": px, "max_text_tokens": text}
+    num_rows, num_columns = table
+    index = shapes.get("relative_position_index")
+    if index:
+        grid = round((index[0] - 1) ** 0.5)
+    else:
+        grid = grid_of(num_rows, 5 + 2 * _PUBLISHED_TEXT_ROOM)
+    if grid is None:
+        return {"max_text_tokens": text, "num_heads": num_columns // found["num_layers"]}
+    room = (num_rows - 5 - (2 * grid - 1) ** 2) // 2
+    return {
+        "positions": "relative", "num_heads": num_columns // found["num_layers"], "image_px": grid * patch_px,
+        "text_bias_tokens": room, "max_text_tokens": text or min(40, room),
+    }  # fmt: skip

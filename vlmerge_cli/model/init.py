@@ -1,0 +1,80 @@
+"""Start values of a model from scratch, and the index tables that are computed and never stored."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from vlmerge_cli.model import heads, positions
+from vlmerge_cli.model.attention import Attention
+from vlmerge_cli.model.transformer import Block, FeedForward
+
+if TYPE_CHECKING:
+    from vlmerge_cli.model.vlmodel import VLModel
+
+STD = 0.02  # of every random start value but the patch map's
+
+
+def init_buffers(model: VLModel) -> None:
+    """The rows of the relative position table for each pass; on the model's device, absent from its keys."""
+    device = model.token_type_embeddings.weight.device
+    text = model.config.max_text_tokens
+    relative = model.config.positions == "relative"
+    tables = {
+        "image_index": positions.image_index(model.room) if relative else torch.empty(0, 0),
+        "text_index": positions.text_index(model.room, text) if relative else torch.empty(0, 0),
+        "joint_index": positions.joint_index(model.room, text) if relative else torch.empty(0, 0),
+    }
+    for name, table in tables.items():
+        model.register_buffer(name, table.to(device), persistent=False)
+
+
+@torch.no_grad()
+def init_weights(model: VLModel) -> None:
+    """Set every parameter, from the global random generator.
+
+    Linear maps of the blocks: truncated normal of std 0.02, then the attention's projection and both maps
+    of the FFN of layer i (0-based) divided by √(2(i+1)). Embeddings, pooler and heads: normal of std 0.02.
+    Patch map: PyTorch's default. Biases and the relative position table 0, norms 1 and 0, layer scale as
+    configured.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=STD)
+        elif isinstance(module, nn.LayerNorm | nn.Conv2d):
+            module.reset_parameters()
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+    for layer, block in enumerate(model.transformer.blocks):
+        assert isinstance(block, Block)
+        _init_block(block, layer, model.config.layer_scale)
+    nn.init.trunc_normal_(model.transformer.cls_token, std=STD)
+    if model.transformer.pos_embed is not None:
+        nn.init.trunc_normal_(model.transformer.pos_embed, std=STD)
+    if model.relative_position_bias_table is not None:
+        nn.init.zeros_(model.relative_position_bias_table)
+    for name, parameter in model.named_parameters():
+        if name.endswith("_scale"):
+            nn.init.constant_(parameter, heads.LOGIT_SCALE)
+        elif name == "mlm_score.bias":
+            nn.init.zeros_(parameter)
+
+
+def _init_block(block: Block, layer: int, layer_scale: float) -> None:
+    shrink = 1 / math.sqrt(2 * (layer + 1))
+    for module in block.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=STD)
+    for module in block.modules():
+        if isinstance(module, Attention):
+            nn.init.zeros_(module.q_bias)
+            nn.init.zeros_(module.v_bias)
+            module.proj.weight.mul_(shrink)
+        elif isinstance(module, FeedForward):
+            module.fc1.weight.mul_(shrink)
+            module.fc2.weight.mul_(shrink)
+    nn.init.constant_(block.gamma_1, layer_scale)
+    nn.init.constant_(block.gamma_2, layer_scale)

@@ -1,0 +1,40 @@
+"""A checkpoint of any kind as torch tensors that are read when they are looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from vlmerge_cli.checkpoint.legacy import is_legacy, open_legacy
+from vlmerge_cli.checkpoint.reader import open_checkpoint
+
+
+@dataclass(frozen=True)
+class Source:
+    """Named tensors, the name the user gave, and the model configuration that came along, if one did."""
+
+    name: str
+    tensors: Mapping[str, Tensor]
+    config: dict[str, Any] | None = None
+
+
+def open_source(name: str | Path) -> Source:
+    """Safetensors (a file, a folder, shards, the Hub) or a PyTorch file; raises CheckpointError.
+
+    The files stay mapped while their tensors live; nothing is copied.
+    """
+    path = Path(name)
+    if is_legacy(path):
+        return Source(str(name), open_legacy(path).tensors)
+    tensors: dict[str, torch.Tensor] = {}
+    with open_checkpoint(name) as checkpoint:
+        for shard in checkpoint.shards:
+            with safe_open(shard.path, framework="pt") as file:
+                tensors |= {key: file.get_tensor(key) for key in shard.header.tensors}
+        return Source(str(name), tensors, checkpoint.config())
