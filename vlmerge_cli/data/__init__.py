@@ -1,1 +1,1 @@
-"""Readers, tokenizer, image transforms and the built-in data set."""
+"""From files on disk to batches: readers, the built-in data set, tokens, transforms, masks, order, loader."""

@@ -1,0 +1,41 @@
+from pathlib import Path
+
+import pytest
+
+from vlmerge_cli.data.folder import cache_folder, whole_folder, write_whole
+
+
+def test_cache_folder_follows_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("VLMERGE_CACHE", str(tmp_path / "own"))
+    assert cache_folder() == tmp_path / "own"
+    monkeypatch.delenv("VLMERGE_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder() == tmp_path / "xdg" / "vlmerge"
+
+
+def test_a_folder_that_is_interrupted_leaves_nothing(tmp_path: Path):
+    def interrupted() -> None:
+        with whole_folder(tmp_path / "made") as made:
+            (made / "half").write_text("x")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_first_of_two_makers_wins(tmp_path: Path):
+    with whole_folder(tmp_path / "made") as slow:
+        (slow / "by").write_text("slow")
+        with whole_folder(tmp_path / "made") as fast:
+            (fast / "by").write_text("fast")
+    assert (tmp_path / "made" / "by").read_text() == "fast"
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path: Path):
+    write_whole(tmp_path / "a" / "file", b"first")
+    with pytest.raises(TypeError):
+        write_whole(tmp_path / "a" / "file", "text")  # type: ignore[arg-type]
+    assert (tmp_path / "a" / "file").read_bytes() == b"first"
+    assert len(list((tmp_path / "a").iterdir())) == 1

@@ -1,0 +1,124 @@
+"""VQAv2's question and annotation files with the images of COCO."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from sys import intern
+from typing import Any, ClassVar
+
+from vlmerge_cli.data.answers import AnswerVocabulary, vocabulary
+from vlmerge_cli.data.bad import BadSamples
+from vlmerge_cli.data.images import Check, broken
+from vlmerge_cli.data.readers.files import chosen, find, first_with, read_json, rows
+from vlmerge_cli.data.samples import FileImage, Kind, Question
+from vlmerge_cli.errors import DataError
+
+SUBSETS = {"train": "train2014", "val": "val2014", "test": "test2015", "test-dev": "test-dev2015"}
+HELD_OUT_IMAGES = 1000
+
+
+class VqaV2:
+    """Questions of one split, and the answer vocabulary of train and val.
+
+    As published, train is train2014 and val2014 without the 1,000 images of the highest ids, and val is
+    those; a val2014 of no more than ``held_out_images`` is all of val. Training questions none of whose
+    answers has a label are dropped (``num_dropped``); elsewhere they stay, as the official score counts
+    them. ``answers`` is a vocabulary to use; else it is built from the majority answers, all that occur 9
+    times, or the ``num_answers`` most frequent.
+    """
+
+    kind: ClassVar[Kind] = "questions"
+
+    def __init__(
+        self, path: Path, split: str, bad: BadSamples, *, check: Check = "exists",
+        answers: AnswerVocabulary | None = None, num_answers: int | None = None,
+        held_out_images: int = HELD_OUT_IMAGES,
+    ) -> None:  # fmt: skip
+        subset = chosen(SUBSETS, split, path)
+        self.num_dropped = 0
+        needed = {subset} if subset.startswith("test") else {"train2014", "val2014"}
+        loaded = {name: _load(path, name, bad if name in needed else BadSamples(1.0)) for name in needed}
+        if answers is None and subset.startswith("test"):
+            loaded |= {name: _load(path, name, BadSamples(1.0)) for name in ("train2014", "val2014")}
+        self.vocabulary = answers or _vocabulary(loaded, num_answers, path)
+        questions = _published_split(loaded, subset, held_out_images)
+        unusable = broken((question.image.path for question in questions), check, bad)  # type: ignore[attr-defined]
+        self.questions = []
+        for question in questions:
+            if str(question.image) in unusable:
+                continue
+            if split == "train" and not self.vocabulary.scores(question.answers):
+                self.num_dropped += 1
+                continue
+            self.questions.append(question)
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        return find(path, "*OpenEnded*_questions.json") is not None
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    def __getitem__(self, index: int) -> Question:
+        return self.questions[index]
+
+
+def _load(root: Path, subset: str, bad: BadSamples) -> tuple[list[Question], list[str]]:
+    """All questions of one file with their annotations, and the majority answers in the file's order."""
+    file = find(root, f"*OpenEnded*_{subset}_questions.json")
+    notes = find(root, f"*_{subset}_annotations.json")
+    if file is None:
+        if subset in ("train2014", "val2014"):
+            return [], []
+        raise DataError(
+            f"no questions of {subset}", where=str(root), fix=f"v2_OpenEnded_mscoco_{subset}_questions.json"
+        )
+    asked = {row["question_id"]: row for row in rows(read_json(file), "questions", file)}
+    annotated: dict[int, dict[str, Any]] = {}
+    majority = []
+    if notes is not None:
+        for row in rows(read_json(notes), "annotations", notes):
+            annotated[row["question_id"]] = row
+            majority.append(str(row.get("multiple_choice_answer", "")))
+            if row["question_id"] not in asked:
+                bad.add("annotation without a question", f"{notes.name} question {row['question_id']}")
+    folder = "test2015" if subset.startswith("test") else subset
+    base = first_with([root, root / "coco", root / "images", root.parent, root.parent / "coco"], folder)
+    questions = []
+    for number, row in asked.items():
+        note = annotated.get(number)
+        if note is None and notes is not None:
+            bad.add("question without an annotation", f"{file.name} question {number}")
+            continue
+        said = tuple(intern(str(answer["answer"])) for answer in (note or {}).get("answers", ()))
+        image = f"{base}/{folder}/COCO_{folder}_{row['image_id']:012d}.jpg"
+        kinds = (intern(str((note or {}).get(name, ""))) for name in ("question_type", "answer_type"))
+        questions.append(Question(str(number), FileImage(image), str(row["question"]), said, number, *kinds))
+    return questions, majority
+
+
+def _vocabulary(
+    loaded: dict[str, tuple[list[Question], list[str]]], num_answers: int | None, path: Path
+) -> AnswerVocabulary:
+    majority = [answer for name in ("train2014", "val2014") if name in loaded for answer in loaded[name][1]]
+    if not majority:
+        fix = "put the annotations of train2014 and val2014 beside the questions, or use a checkpoint's"
+        raise DataError("no annotations to take the answers from", where=str(path), fix=fix)
+    return vocabulary(majority, num_answers)
+
+
+def _published_split(
+    loaded: dict[str, tuple[list[Question], list[str]]], subset: str, held_out: int
+) -> list[Question]:
+    if subset.startswith("test"):
+        return loaded[subset][0]
+    train, val = loaded["train2014"][0], loaded["val2014"][0]
+    images = sorted(
+        {str(question.image) for question in val}
+    )  # ids are zero-padded: their order is the names'
+    if held_out == 0 or len(images) <= held_out:
+        return train if subset == "train2014" else val
+    kept = set(images[-held_out:])
+    if subset == "val2014":
+        return [question for question in val if str(question.image) in kept]
+    return train + [question for question in val if str(question.image) not in kept]

@@ -1,0 +1,1 @@
+"""The built-in data set: scenes drawn from a seed, what is said of them, and both written in real formats."""
