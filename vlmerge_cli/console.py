@@ -12,9 +12,9 @@ from vlmerge_cli import ranks
 
 
 class Progress(Protocol):
-    """Called with the amount of work just done."""
+    """Called with the amount of work just done, and perhaps a note (a speed, say) to show beside it."""
 
-    def __call__(self, amount: int) -> None: ...
+    def __call__(self, amount: int, note: str = "") -> None: ...
 
 
 def say(text: str) -> None:
@@ -63,8 +63,8 @@ def progress(what: str, total: int, unit: str = "bytes", quiet: bool = False) ->
 
     ``unit`` is ``bytes`` or the plural name of what is counted.
     """
-    if quiet or not ranks.is_main() or not sys.stderr.isatty():
-        yield lambda _: None
+    if quiet or not ranks.is_main() or not is_terminal():
+        yield lambda amount, note="": None
         return
     from rich import progress as bars
     from rich.console import Console
@@ -73,11 +73,16 @@ def progress(what: str, total: int, unit: str = "bytes", quiet: bool = False) ->
     if unit == "bytes":
         counted = [bars.DownloadColumn(), bars.TransferSpeedColumn()]
     else:
-        counted = [bars.MofNCompleteColumn(), bars.TextColumn(unit)]
+        counted = [bars.MofNCompleteColumn(), bars.TextColumn(unit), bars.TextColumn("{task.fields[note]}")]
     columns = (bars.TextColumn("{task.description}"), bars.BarColumn(), *counted, bars.TimeRemainingColumn())
     with bars.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda amount: bar.advance(task, amount)
+        task = bar.add_task(what, total=total, note="")
+        yield lambda amount, note="": bar.update(task, advance=amount, note=note)
+
+
+def is_terminal() -> bool:
+    """Whether someone looks at stderr as it is written."""
+    return sys.stderr.isatty()
 
 
 def size(num_bytes: float) -> str:
