@@ -83,6 +83,14 @@ class Collector:
         self.counts = dict.fromkeys(self.sites, 0)
         self._masks: Mapping[str, Tensor | None] = {}
 
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that the experts have seen, of every pass: the most in any Gram of an expert, added up."""
+        most: dict[str, int] = {}
+        for key, site in self.sites.items():
+            most[site.expert] = max(most.get(site.expert, 0), self.counts[key])
+        return sum(most.values())
+
     @contextmanager
     def tokens(self, **masks: Tensor | None) -> Iterator[None]:
         """Which tokens of each expert count while the model runs: (B, T), True where they do; None: all.

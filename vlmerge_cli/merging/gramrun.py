@@ -84,8 +84,8 @@ def plan_groups(sites: Sequence[Site], max_memory_bytes: int | None, precision: 
 
 def memory_bytes(sites: Sequence[Site], precision: str, workers: int) -> int:
     """Memory of the sums of some sites and of what making them takes besides."""
-    widest = max((site.width for site in sites), default=0)
-    return sum(sum_bytes(site.width) for site in sites) + scratch_bytes(widest, precision, workers)
+    widths = [site.width for site in sites]
+    return sum(map(sum_bytes, widths)) + scratch_bytes(widths, precision, workers)
 
 
 def run(job: Job, batches: Batches, quiet: bool = False) -> dict[str, Any]:
@@ -113,9 +113,8 @@ def run(job: Job, batches: Batches, quiet: bool = False) -> dict[str, Any]:
         described["tokens"] = _total(own_counts)
         kept = {key: width for key, width in widths.items() if described["tokens"].get(key)}
         _write(job.target, kept, own, described)
-    ranks.barrier()
-    if ranks.is_main():
-        state.remove()
+    ranks.barrier()  # the file is there before anyone forgets what is in it
+    state.remove()
     return described
 
 
@@ -162,12 +161,14 @@ def _round(
             at = Progress(start.group, done, collector.counts)
             state.save(at, widths, collector.triangle, state.now)
 
-        report = stack.enter_context(_Report.shown(title, batches.num, start.num_batches, quiet))
+        report = stack.enter_context(
+            _Report.shown(title, batches.num, start.num_batches, collector.num_tokens, quiet)
+        )
         saved = time.monotonic()
         done = start.num_batches
         for _ in batches.run(done, collector) if done < batches.num else ():
             done += 1
-            report(sum(collector.counts.values()) - sum(start.counts.values()))
+            report(collector.num_tokens)
             if stopped.is_set():
                 save(done)
                 fix = f"{done} of {batches.num} batches are kept: go on with --resume"
@@ -216,24 +217,26 @@ def _write(
 class _Report:
     """Progress in batches with tokens a second: a bar on a terminal, a line a minute elsewhere."""
 
-    def __init__(self, title: str, num_batches: int, done: int, advance: console.Progress, quiet: bool) -> None:
+    def __init__(
+        self, title: str, num_batches: int, done: int, num_tokens: int, advance: console.Progress, quiet: bool
+    ) -> None:
         self.title, self.num_batches, self.first, self.done = title, num_batches, done, done
-        self.advance, self.quiet = advance, quiet
+        self.first_tokens, self.advance, self.quiet = num_tokens, advance, quiet
         self.started = self.said = time.monotonic()
 
     @classmethod
     @contextmanager
-    def shown(cls, title: str, num_batches: int, done: int, quiet: bool) -> Iterator[_Report]:
+    def shown(cls, title: str, num_batches: int, done: int, num_tokens: int, quiet: bool) -> Iterator[_Report]:
         with console.progress(title, num_batches, unit="batches", quiet=quiet) as advance:
             if done:
                 advance(done)
-            yield cls(title, num_batches, done, advance, quiet)
+            yield cls(title, num_batches, done, num_tokens, advance, quiet)
 
     def __call__(self, num_tokens: int) -> None:
-        """One more batch is done; ``num_tokens`` is how many rows went into Grams since the start."""
+        """One more batch is done, and ``num_tokens`` in all."""
         self.done += 1
         now = time.monotonic()
-        speed = f"{console.count(num_tokens / max(now - self.started, 1e-9))} rows/s"
+        speed = f"{console.count((num_tokens - self.first_tokens) / max(now - self.started, 1e-9))} tokens/s"
         self.advance(1, speed)
         if now - self.said >= 60 and not self.quiet and not console.is_terminal():
             self.said = now

@@ -7,9 +7,8 @@ the number of batches in them; ``group-N`` are groups that are complete. Each fi
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,7 +90,11 @@ class GramState:
                 file.close()
 
     def remove(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """This rank's files, and the folder with the last of them."""
+        for path in self.folder.glob(f"rank-{self.rank}.*"):
+            path.unlink()
+        with suppress(OSError):
+            self.folder.rmdir()
 
     def _check(self, about: Mapping[str, Any]) -> None:
         before = about.get("job", {})

@@ -14,13 +14,14 @@ retrieval, ``joint`` is question answering; experts without a pass get no Gram.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from vlmerge_cli.errors import UsageError, nearest
+from vlmerge_cli.layouts.survey import Survey
 from vlmerge_cli.merging.collect import Collector
 from vlmerge_cli.model.vlmodel import VLModel
 
@@ -66,12 +67,12 @@ def run(
             model.fuse(text, pixels)
 
 
-def without_tokens(collector: Collector) -> list[str]:
-    """What got no token, in words, such as ``vl in layers 10, 11``."""
+def without_tokens_of(survey: Survey, counts: Mapping[str, int]) -> list[str]:
+    """Which experts have no Gram, in words, such as ``vl in layers 10, 11``."""
     layers: dict[str, list[int]] = {}
-    for key, site in collector.sites.items():
-        if not collector.counts[key] and site.slot.layer not in layers.setdefault(site.expert, []):
-            layers[site.expert].append(site.slot.layer)
-    return [f"{expert} in layers {', '.join(map(str, its))}" for expert, its in layers.items() if its]
-
-
+    for slot, keys in survey.groups.items():
+        for expert in keys if slot.kind == "linear" else ():
+            its = layers.setdefault(expert, [])
+            if survey.layout.gram_keys(slot, expert)[0] not in counts and slot.layer not in its:
+                its.append(slot.layer)
+    return [f"{expert} in layers {', '.join(map(str, sorted(its)))}" for expert, its in layers.items() if its]
