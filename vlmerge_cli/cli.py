@@ -17,6 +17,7 @@ from vlmerge_cli.errors import UsageError, VlmergeError, nearest
 COMMANDS = {
     "inspect": "What is inside a checkpoint: layout, experts, sizes. Reads headers only.",
     "merge": "Merge the experts of a checkpoint into one modality-agnostic transformer.",
+    "grams": "Collect the Gram matrices that RegMean needs; add and show files of them.",
     "distance": "How far the experts are apart: L2, cosine, SSD, TSSD. Will they merge?",
     "layouts": "List, show and check the naming schemes that vlmerge knows.",
 }

@@ -64,7 +64,7 @@ def progress(what: str, total: int, unit: str = "bytes", quiet: bool = False) ->
     ``unit`` is ``bytes`` or the plural name of what is counted.
     """
     if quiet or not ranks.is_main() or not is_terminal():
-        yield lambda amount, note="": None
+        yield _no_progress
         return
     from rich import progress as bars
     from rich.console import Console
@@ -78,6 +78,10 @@ def progress(what: str, total: int, unit: str = "bytes", quiet: bool = False) ->
     with bars.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=total, note="")
         yield lambda amount, note="": bar.update(task, advance=amount, note=note)
+
+
+def _no_progress(amount: int, note: str = "") -> None:
+    pass
 
 
 def is_terminal() -> bool:

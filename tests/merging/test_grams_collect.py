@@ -23,6 +23,7 @@ from vlmerge_cli.model.config import preset
 from vlmerge_cli.model.vlmodel import VLModel
 
 LAYOUT = built_in("vl-merging")
+Golden = tuple[VLModel, dict[str, Tensor]]
 
 
 @contextmanager
@@ -56,7 +57,7 @@ def golden_inputs(inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-7), ("float64", 1e-14)])
-def test_golden_model_with_padding(golden: tuple[VLModel, dict[str, Tensor]], precision: str, tolerance: float) -> None:
+def test_golden_model_with_padding(golden: Golden, precision: str, tolerance: float) -> None:
     """As published: every row counts; one Gram for each linear slot and expert, under its weight's key."""
     model, inputs = golden
     ids, mask, image = golden_inputs(inputs)
@@ -76,7 +77,7 @@ def test_golden_model_with_padding(golden: tuple[VLModel, dict[str, Tensor]], pr
 
 
 @pytest.mark.parametrize("passed", ["all", "image,text", "joint", "itc"])
-def test_padding_does_not_count(golden: tuple[VLModel, dict[str, Tensor]], passed: str) -> None:
+def test_padding_does_not_count(golden: Golden, passed: str) -> None:
     """Padded positions of the text are left out of l's Grams and of vl's, wherever the text is in the sequence."""
     model, inputs = golden
     ids, mask, image = golden_inputs(inputs)
@@ -97,7 +98,7 @@ def test_padding_does_not_count(golden: tuple[VLModel, dict[str, Tensor]], passe
                 assert error_of(collector.triangle(site.key), torch.cat(calls)) < 1e-14
 
 
-def test_what_each_pass_feeds(golden: tuple[VLModel, dict[str, Tensor]]) -> None:
+def test_what_each_pass_feeds(golden: Golden) -> None:
     model, inputs = golden
     ids, mask, image = golden_inputs(inputs)
     num_text, num_image, batch = int(mask.sum()), model.config.num_image_tokens * len(image), {}
@@ -122,8 +123,6 @@ def test_only_what_is_per_expert(goldens: Path) -> None:
     norms = VLModel.from_pretrained(goldens / "merge" / "custom_ln_msa.safetensors", num_heads=2)
     with pytest.raises(LayoutError, match="no linear weight of an expert"):
         find_sites(norms, LAYOUT)
-
-
 
 
 def test_joint_attention_below_the_top() -> None:
@@ -196,11 +195,13 @@ class Pair(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList([nn.ModuleDict({e: nn.ModuleDict(self.parts()) for e in "ab"}) for _ in range(2)])
+        self.blocks = nn.ModuleList(
+            [nn.ModuleDict({e: nn.ModuleDict(self.parts()) for e in "ab"}) for _ in range(2)]
+        )
 
     @staticmethod
-    def parts() -> dict[str, nn.Module]:
-        return {name: nn.Linear(6, 6, bias=False) for name in "qkv"}
+    def parts() -> nn.ModuleDict:
+        return nn.ModuleDict({name: nn.Linear(6, 6, bias=False) for name in "qkv"})
 
     def forward(self, x: Tensor, y: Tensor) -> None:
         for block in self.blocks:
@@ -241,7 +242,7 @@ def test_a_mask_that_does_not_fit(pair: tuple[Pair, Layout]) -> None:
     model, layout = pair
     x, y = torch.randn(4, 5, 6), torch.randn(4, 3, 6)
     with (
-        pytest.raises(MergeError, match=r"mask of expert l is \(4, 5\).*layer 0 q.weight of expert l is \(4, 3, 6\)"),
+        pytest.raises(MergeError, match=r"mask of expert l is \(4, 5\).* q.weight of expert l is \(4, 3, 6\)"),
         collect_grams(model, layout) as collector,
         collector.tokens(l=torch.ones(4, 5)),
     ):
@@ -264,10 +265,9 @@ def test_not_finite(pair: tuple[Pair, Layout], value: float) -> None:
     x[2, 3, 1] = value
     with (
         pytest.raises(MergeError, match=r"input of blocks.0.a.q.weight is not finite") as caught,
-        collect_grams(model, layout) as collector,
+        collect_grams(model, layout),
     ):
         model(x, x[:, :3])
-        collector.sums.flush()
     assert "layer 0 q.weight of expert v" in str(caught.value)
     mask = torch.ones(4, 5, dtype=torch.bool)
     mask[2, 3] = False  # padding may hold anything

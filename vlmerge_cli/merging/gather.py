@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,9 @@ from vlmerge_cli.data.sources import DataSet, open_data
 from vlmerge_cli.errors import DataError, PlanError, UsageError, nearest
 from vlmerge_cli.layouts.layout import Layout
 from vlmerge_cli.layouts.survey import find
-from vlmerge_cli.merging import gramrun, passes
+from vlmerge_cli.merging import gramfile, gramrun, passes
 from vlmerge_cli.merging.collect import Collector
+from vlmerge_cli.merging.merge import sibling_grams
 from vlmerge_cli.model.vlmodel import VLModel
 
 PRECISIONS = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -62,13 +63,15 @@ def gather(name: str, target: Target, choices: Choices, layout: Layout | None = 
     with open_checkpoint(name) as opened:
         survey, _ = find(opened.tensors, layout, name)
         if not survey.groups:
-            raise PlanError("the checkpoint is modality-agnostic already: no slot has more than one expert", where=name)
+            raise PlanError(
+                "the checkpoint is modality-agnostic already: no slot has more than one expert", where=name
+            )
         digest, vocabulary = opened.fingerprint(), choices.tokenizer or recorded_tokenizer(opened)
-    device = torch.device(devices.resolve(choices.device, prefer_gpu=True))
-    if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", ranks.local_rank())
+    device = devices.resolve(choices.device, prefer_gpu=True)
+    if device == "cuda":
+        device = f"cuda:{ranks.local_rank()}"
         torch.cuda.set_device(device)
-    ranks.start(str(device))
+    ranks.start(device)
     try:
         model = VLModel.from_pretrained(name).to(device, PRECISIONS[choices.precision]).eval()
         data = _examples(choices, _form(model, vocabulary, choices), model)
@@ -84,7 +87,9 @@ def gather(name: str, target: Target, choices: Choices, layout: Layout | None = 
         console.warn(data.bad.report())
     missing = passes.without_tokens_of(survey, described["tokens"])
     if missing:
-        console.warn(f"no Gram for {'; '.join(missing)}: no token reaches it in the passes {', '.join(choices.passes)}")
+        console.warn(
+            f"no Gram for {'; '.join(missing)}: no token reaches it in the passes {', '.join(choices.passes)}"
+        )
     return described
 
 
@@ -208,11 +213,19 @@ def _model_threads(choices: Choices) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def choices_for(opened: Checkpoint) -> Choices | None:
-    """What to collect for a checkpoint that this tool made and whose data is recorded and at hand; None: unknown."""
-    recorded = opened.about().get("data")
-    if isinstance(recorded, str):
-        recorded = [recorded]
-    if not isinstance(recorded, list) or not recorded or not all(isinstance(text, str) for text in recorded):
-        return None
-    return replace(Choices(), data=tuple(recorded))
+def gather_beside(name: str, layout: Layout | None, device: str, quiet: bool) -> None:
+    """Grams of a checkpoint that records its data, in the file where a merge looks for them; announced.
+
+    Raises PlanError when the data is not at hand.
+    """
+    with open_checkpoint(name) as opened:
+        path, data = sibling_grams(opened), gramfile.recorded_data(opened)
+    choices = Choices(data=data, device=device)
+    if not quiet:
+        console.say(f"no Gram matrices beside {name}: collecting {path.name} on {', '.join(data)}")
+    try:
+        gather(name, Target(path), choices, layout, quiet)
+    except DataError as error:
+        fix = f"collect them on other data: vlmerge grams {name} --data SOURCE"
+        what = f"no Gram matrices, and the data of the checkpoint cannot be used: {error.what}"
+        raise PlanError(what, where=error.where, fix=fix) from None

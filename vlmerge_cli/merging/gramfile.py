@@ -42,12 +42,19 @@ def write(
             output.write(key, 0, triangle(key))
 
 
-def tokens(grams: Checkpoint) -> dict[str, int]:
+def token_counts(grams: Checkpoint) -> dict[str, int]:
     """Key -> number of tokens; empty where the file does not say."""
     found = grams.about().get("tokens")
     if not isinstance(found, dict):
         return {}
     return {key: count for key, count in found.items() if isinstance(count, int) and count > 0}
+
+
+def recorded_data(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """The ``--data`` that a checkpoint of this tool was trained on; empty where that is not known."""
+    found = checkpoint.about().get("data", [])
+    found = [found] if isinstance(found, str) else found
+    return tuple(found) if isinstance(found, list) and all(isinstance(text, str) for text in found) else ()
 
 
 def add(sources: Sequence[str | Path], target: Target) -> dict[str, Any]:
@@ -86,11 +93,11 @@ def _combined(files: list[Checkpoint]) -> dict[str, Any]:
                 raise CheckpointError(what, fix="collect both on the same checkpoint in the same way")
     counts: dict[str, int] = {}
     for file in files:
-        its = tokens(file)
+        its = token_counts(file)
         for key in file.tensors:
             if key in its:
                 counts[key] = counts.get(key, 0) + its[key]
-    complete = all(key in tokens(file) for file in files for key in file.tensors)
+    complete = all(key in token_counts(file) for file in files for key in file.tensors)
     lists = {
         name: list(dict.fromkeys(entry for file in files for entry in file.about().get(name, [])))
         for name in ("data", "passes")
@@ -99,7 +106,7 @@ def _combined(files: list[Checkpoint]) -> dict[str, Any]:
     described |= {name: values for name, values in lists.items() if values}
     examples = [file.about().get("num_examples") for file in files]
     if all(isinstance(number, int) for number in examples):
-        described["num_examples"] = sum(examples)  # type: ignore[arg-type]
+        described["num_examples"] = sum(examples)
     return described
 
 
@@ -116,8 +123,8 @@ class GramFacts:
 
 
 def facts(file: Checkpoint, advance: Callable[[int], object] = lambda _: None) -> Iterator[GramFacts]:
-    """Facts of each Gram in the order of the file. Raises CheckpointError for what is no Gram, MergeError for NaN."""
-    counts = tokens(file)
+    """Facts of each Gram, in file order. Raises CheckpointError for what is no Gram, MergeError for NaN."""
+    counts = token_counts(file)
     for key, tensor in file.tensors.items():
         square = len(tensor.shape) == 2 and tensor.shape[0] == tensor.shape[1]
         width = tensor.shape[0] if square else packed_width(tensor.num_elements)

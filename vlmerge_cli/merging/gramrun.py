@@ -1,8 +1,8 @@
 """Run a model over batches and write its Grams: in as many rounds as memory asks for, over any number of ranks.
 
-The sums of all layers live in memory; where that is more than ``max_memory_bytes``, groups of layers take a round over
-the data each. Every minute, and when a signal asks it to stop, a rank saves what it has. At the end the ranks' sums are
-added in the order of ranks.
+The sums of all layers live in memory; where that is more than ``max_memory_bytes``, groups of layers take a round
+over the data each. Every minute, and when a signal asks it to stop, a rank saves what it has. At the end the ranks'
+sums are added in the order of ranks.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ NumpyArray = np.ndarray[Any, Any]
 class Batches(Protocol):
     """This rank's share of the data, always in the same order."""
 
-    num: int
+    @property
+    def num(self) -> int: ...
 
     def run(self, first: int, collector: Collector) -> Iterator[None]:
         """Run the model over batches ``first``, ``first`` + 1, ...; one step a batch."""
@@ -61,7 +62,9 @@ class Job:
         return self.target.path.with_name(self.target.path.name + ".resume")
 
 
-def plan_groups(sites: Sequence[Site], max_memory_bytes: int | None, precision: str, workers: int) -> list[list[Site]]:
+def plan_groups(
+    sites: Sequence[Site], max_memory_bytes: int | None, precision: str, workers: int
+) -> list[list[Site]]:
     """Consecutive sites whose sums fit together. Raises UsageError when one alone does not."""
     if max_memory_bytes is None:
         return [list(sites)]
@@ -97,11 +100,15 @@ def run(job: Job, batches: Batches, quiet: bool = False) -> dict[str, Any]:
     job.target.check()
     sites = find_sites(job.module, job.layout)
     groups = plan_groups(sites, job.max_memory_bytes, job.precision, job.workers)
-    described = {"checkpoint": job.checkpoint_digest, "padding": job.include_padding, "precision": job.precision}
+    described: dict[str, Any] = {
+        "checkpoint": job.checkpoint_digest,
+        "padding": job.include_padding,
+        "precision": job.precision,
+    }
     described |= job.about
     plan = {"num_ranks": ranks.world_size(), "groups": [[site.key for site in group] for group in groups]}
     state = GramState(job.state_folder, {**described, **plan}, ranks.rank())
-    progress, sums = _start(job, state, batches)
+    progress, sums = _start(job, state)
     if not quiet:
         console.say(_announcement(groups, job, batches, progress))
     with _stop_on_signals() as stopped:
@@ -118,7 +125,7 @@ def run(job: Job, batches: Batches, quiet: bool = False) -> dict[str, Any]:
     return described
 
 
-def _start(job: Job, state: GramState, batches: Batches) -> tuple[Progress, Any]:
+def _start(job: Job, state: GramState) -> tuple[Progress, Any]:
     if not state.found():
         return Progress(), None
     if job.resume:
@@ -241,19 +248,21 @@ class _Report:
         if now - self.said >= 60 and not self.quiet and not console.is_terminal():
             self.said = now
             left = (now - self.started) / (self.done - self.first) * (self.num_batches - self.done)
-            console.say(f"{self.title}: {self.done} of {self.num_batches} batches, {speed}, {left / 60:.1f} min left")
+            console.say(
+                f"{self.title}: {self.done} of {self.num_batches} batches, {speed}, {left / 60:.1f} min left"
+            )
 
 
 @contextmanager
 def _stop_on_signals() -> Iterator[threading.Event]:
-    """Set on SIGINT or SIGTERM, so that the batch in the making is finished and saved; a second one acts at once."""
+    """Set on SIGINT or SIGTERM, so that the batch in the making is finished and saved; a second acts at once."""
     stopped = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stopped
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def stop(number: int, frame: object) -> None:
+    def stop(number: int, _: object) -> None:
         stopped.set()
         signal.signal(number, before[number])
 

@@ -1,7 +1,7 @@
 """What a collection of Grams has so far, on disk: so that a stopped one goes on where it was, to the same bytes.
 
-A folder beside the output, one set of files a rank. ``now`` is the group of layers in the making: its sums, tokens and
-the number of batches in them; ``group-N`` are groups that are complete. Each file is replaced as a whole.
+A folder beside the output, one set of files a rank. ``now`` is the group of layers in the making: its sums, tokens
+and the number of batches in them; ``group-N`` are groups that are complete. Each file is replaced as a whole.
 """
 
 from __future__ import annotations

@@ -5,17 +5,16 @@
     itc     ITC's second path        vl in the top layers, on the image's tokens and on the text's
     joint   text and image together  v and l below the top layers, vl in them
 
-All four are what pre-training runs, and the default: the cross-modal expert then sees what it was trained on, tokens
-of one modality among them. Below the top layers the passes agree, so those layers run once and count once (unless
-the model attends jointly there: then the joint pass differs and counts too). Texts are as written, not masked, and
-each goes with its own image. For an expert's input to equal what a task runs, leave passes out: ``image,text`` is
+All four are what pre-training runs, and the default: the cross-modal expert then sees what it was trained on,
+tokens of one modality among them. Below the top layers the passes agree, so those layers run once and count once
+(unless the model attends jointly there: then the joint pass differs and counts too). Texts are as written, not
+masked, and each goes with its own image. For an expert's input to equal what a task runs, leave passes out: ``image,text`` is
 retrieval, ``joint`` is question answering; experts without a pass get no Gram.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from vlmerge_cli.methods.method import Array
+from vlmerge_cli.methods.method import Array, Group
 
 
 class Solution(NamedTuple):
@@ -52,6 +52,15 @@ def pack(full: Array) -> Array:
 def as_float64(array: Array) -> Array:
     """A float64 copy."""
     return array.double().clone() if _is_torch(array) else array.astype("float64")
+
+
+def gram_of(group: Group, expert: str, weigh: str) -> Array:
+    """XᵀX of an expert's input as a new (in, in) float64 array; ``equal`` divides it by its number of tokens."""
+    stored = group.grams[expert]
+    full = unpack(stored) if stored.ndim == 1 else as_float64(stored)
+    if weigh == "equal":
+        full /= group.tokens[expert]
+    return full
 
 
 def solve(system: Array, right: Array) -> Solution:
