@@ -8,8 +8,8 @@
 All four are what pre-training runs, and the default: the cross-modal expert then sees what it was trained on,
 tokens of one modality among them. Below the top layers the passes agree, so those layers run once and count once
 (unless the model attends jointly there: then the joint pass differs and counts too). Texts are as written, not
-masked, and each goes with its own image. For an expert's input to equal what a task runs, leave passes out: ``image,text`` is
-retrieval, ``joint`` is question answering; experts without a pass get no Gram.
+masked, and each goes with its own image. For an expert's input to equal what a task runs, leave passes out:
+``image,text`` is retrieval, ``joint`` is question answering; experts without a pass get no Gram.
 """
 
 from __future__ import annotations

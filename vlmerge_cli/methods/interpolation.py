@@ -46,8 +46,8 @@ class Interpolation(Method):
 
     and its least value is at α* = -Σₘ tr((A - Wᵐ) Gᵐ Bᵀ) / Σₘ tr(B Gᵐ Bᵀ), cut to [0, 1] (the parabola opens
     upwards, so the nearer end is the best one there). The objective of several slots is the sum of theirs, so both
-    sums are added up over a layer or the model for one common α. Biases and norms have no Gram: they take their layer's.
-    ``weigh`` divides each Gram by its tokens first, as in RegMean.
+    sums are added up over a layer or the model for one common α. Biases and norms have no Gram: they take their
+    layer's. ``weigh`` divides each Gram by its tokens first, as in RegMean.
     """
 
     name: ClassVar[str] = "interpolation"
@@ -129,6 +129,10 @@ class Interpolation(Method):
                 slope = known.get(slot, slope)
             alphas[slot.label] = slope.alpha
         return replace(self, alphas=alphas)
+
+    def settings(self) -> dict[str, Any]:
+        found = super().settings()
+        return found if self.alpha == "auto" else {name: found[name] for name in ("alpha", "vl-ratio")}
 
     def learnt(self) -> dict[str, Any]:
         return {"alphas": dict(self.alphas)} if self.alphas else {}
