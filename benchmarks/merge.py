@@ -46,7 +46,9 @@ def _mergekit(halves: tuple[Path, Path]) -> dict[str, list[str]]:
     recipe = WORK / "mergekit.yaml"
     models = "".join(f"  - model: {path}\n    parameters: {{weight: 0.5}}\n" for path in halves)
     recipe.write_text(f"merge_method: linear\nmodels:\n{models}")
-    return {"mergekit linear, as many bytes": [str(PEERS / "mergekit-pytorch"), str(recipe), str(fresh("out-mergekit"))]}
+    return {
+        "mergekit linear, as many bytes": [str(PEERS / "mergekit-pytorch"), str(recipe), str(fresh("out-mergekit"))]
+    }
 
 
 def _size(path: str | Path) -> int:

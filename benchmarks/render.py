@@ -1,6 +1,6 @@
 """Tables of benchmarks/README.md from the records in results/: the last run of every row.
 
-    python -m benchmarks.render
+python -m benchmarks.render
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What tests of several folders share."""
+"""Fixtures that many tests share."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
+
+from tests import helpers
 
 
 def goldens_folder() -> Path:
@@ -16,3 +18,17 @@ def goldens_folder() -> Path:
 @pytest.fixture(scope="session")
 def goldens() -> Path:
     return goldens_folder()
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reaches the network or shows colours."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+
+
+@pytest.fixture
+def ckpt(tmp_path: Path) -> Path:
+    """A tiny modality-specific checkpoint with its Grams and base beside it."""
+    return helpers.save_all(tmp_path, helpers.tiny())

@@ -35,9 +35,11 @@ def tree() -> str:
     lines += [f"  {name:<18} {purpose(package / name)}" for name in low]
     for folder in FOLDERS:
         files = sorted(p for p in (package / folder).glob("*.py") if p.name != "__init__.py")
+        inner = sorted(p.parent for p in (package / folder).glob("*/__init__.py"))
         if files:
             lines.append(f"  {folder + '/':<18} {purpose(package / folder / '__init__.py')}")
             lines += [f"    {p.name:<16} {purpose(p)}" for p in files]
+            lines += [f"    {p.name + '/':<16} {purpose(p / '__init__.py')}" for p in inner]
     lines.append(f"  {'cli.py':<18} {purpose(package / 'cli.py')}")
     lines += [
         f"{'tests/':<20} the same tree; test_architecture.py holds the floors, test_docs.py this page",
@@ -69,7 +71,7 @@ def test_every_command_of_the_readme_runs(command: str, folder: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "vlmerge_cli", *words[1:]],
         cwd=folder,
-        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "VLMERGE_CACHE": str(folder / "cache")},
         capture_output=True,
         text=True,
         check=False,
@@ -93,6 +95,4 @@ def test_the_tree_is_the_tree() -> None:
 if __name__ == "__main__":
     text = README.read_text(encoding="utf-8")
     new = f"<!-- tree -->\n{tree()}\n<!-- /tree -->"
-    README.write_text(
-        re.sub(r"<!-- tree -->.*<!-- /tree -->", lambda _: new, text, flags=re.DOTALL), encoding="utf-8"
-    )
+    README.write_text(re.sub(r"<!-- tree -->.*<!-- /tree -->", lambda _: new, text, flags=re.DOTALL), encoding="utf-8")

@@ -19,6 +19,8 @@ COMMANDS = {
     "merge": "Merge the experts of a checkpoint into one modality-agnostic transformer.",
     "grams": "Collect the Gram matrices that RegMean needs; add and show files of them.",
     "distance": "How far the experts are apart: L2, cosine, SSD, TSSD. Will they merge?",
+    "pretrain": "Train a vision-language model whose experts can be merged.",
+    "convert": "Turn PyTorch files (.ckpt .pt .pth .bin) into safetensors, without running what is in them.",
     "layouts": "List, show and check the naming schemes that vlmerge knows.",
 }
 
@@ -49,6 +51,11 @@ class LazyGroup(TyperGroup):
             raise SystemExit(0) from None
         except (OSError, MemoryError) as error:
             _end(f"error: {type(error).__name__}: {error}", 1, ctx.params["debug"])
+        except Exception as error:
+            if type(error).__module__.partition(".")[0] in ("click", "typer"):
+                raise  # the command line's own ways to end
+            what = f"error: {type(error).__name__}: {error}"
+            _end(f"{what}\n  a mistake in vlmerge: vlmerge --debug shows where", 1, ctx.params["debug"])
 
 
 def load(name: str) -> Any:

@@ -12,9 +12,11 @@ from vlmerge_cli import ranks
 
 
 class Progress(Protocol):
-    """Called with the amount of work just done, and perhaps a note (a speed, say) to show beside it."""
+    """Called with the amount of work just done; ``note`` shows a line of numbers beside the bar."""
 
-    def __call__(self, amount: int, note: str = "") -> None: ...
+    def __call__(self, amount: int) -> None: ...
+
+    def note(self, text: str) -> None: ...
 
 
 def say(text: str) -> None:
@@ -57,14 +59,39 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]
     Console(width=wide, highlight=False, markup=False).print(table)
 
 
-@contextmanager
-def progress(what: str, total: int, unit: str = "bytes", quiet: bool = False) -> Iterator[Progress]:
-    """A bar with speed and time left on a terminal's stderr; silent in a pipe, when quiet, on ranks > 0.
+class _Silent:
+    """No terminal: notes become log lines."""
 
-    ``unit`` is ``bytes`` or the plural name of what is counted.
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet
+
+    def __call__(self, amount: int) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        if not self._quiet:
+            say(text)
+
+
+class _Bar:
+    def __init__(self, bar: Any, task: Any) -> None:
+        self._bar, self._task = bar, task
+
+    def __call__(self, amount: int) -> None:
+        self._bar.advance(self._task, amount)
+
+    def note(self, text: str) -> None:
+        self._bar.update(self._task, note=text)
+
+
+@contextmanager
+def progress(what: str, total: int, unit: str = "bytes", done: int = 0, quiet: bool = False) -> Iterator[Progress]:
+    """A bar with speed and time left on a terminal's stderr; in a pipe only notes, as lines; rank 0 alone.
+
+    ``unit`` is ``bytes`` or the plural name of what is counted; ``done`` is where a resumed run starts.
     """
-    if quiet or not ranks.is_main() or not is_terminal():
-        yield _no_progress
+    if quiet or not ranks.is_main() or not sys.stderr.isatty():
+        yield _Silent(quiet)
         return
     from rich import progress as bars
     from rich.console import Console
@@ -73,20 +100,12 @@ def progress(what: str, total: int, unit: str = "bytes", quiet: bool = False) ->
     if unit == "bytes":
         counted = [bars.DownloadColumn(), bars.TransferSpeedColumn()]
     else:
-        counted = [bars.MofNCompleteColumn(), bars.TextColumn(unit), bars.TextColumn("{task.fields[note]}")]
+        counted = [bars.MofNCompleteColumn(), bars.TextColumn(unit)]
     columns = (bars.TextColumn("{task.description}"), bars.BarColumn(), *counted, bars.TimeRemainingColumn())
-    with bars.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=total, note="")
-        yield lambda amount, note="": bar.update(task, advance=amount, note=note)
-
-
-def _no_progress(amount: int, note: str = "") -> None:
-    pass
-
-
-def is_terminal() -> bool:
-    """Whether someone looks at stderr as it is written."""
-    return sys.stderr.isatty()
+    notes = bars.TextColumn("{task.fields[note]}", markup=False)
+    with bars.Progress(*columns, notes, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=total, completed=done, note="")
+        yield _Bar(bar, task)
 
 
 def size(num_bytes: float) -> str:
@@ -101,7 +120,7 @@ def size(num_bytes: float) -> str:
 def count(number: float) -> str:
     """``216.1M``: how many, in short."""
     for unit in ("", "K", "M"):
-        if abs(number) < 1000:
+        if abs(number) < 999.95:
             return f"{number:.0f}{unit}" if unit == "" else f"{number:.1f}{unit}"
         number /= 1000
     return f"{number:.2f}B"

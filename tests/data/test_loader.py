@@ -73,6 +73,23 @@ def test_a_loader_with_workers_can_be_left_and_used_again(small_shapes):
     assert len(again) == 2
 
 
+def test_a_loader_with_workers_is_gone_when_it_is_let_go(small_shapes):
+    import gc
+    import time
+
+    loader = Loader(pairs(small_shapes), FORM, 8, num_workers=1)
+    next(loader.steps(0))
+    gc.disable()
+    try:
+        start = time.perf_counter()
+        workers = loader._workers._iterator._workers
+        del loader
+        assert not any(worker.is_alive() for worker in workers)
+        assert time.perf_counter() - start < 4
+    finally:
+        gc.enable()
+
+
 def test_what_a_batch_of_pairs_holds(small_shapes):
     data = pairs(small_shapes)
     batch = next(Loader(data, FORM, 12, seed=0).steps(3))
@@ -106,9 +123,7 @@ def test_questions_statements_labels_and_masks(small_shapes):
     assert batch.target.tolist() == [int(data[index].label) for index in batch.index.tolist()]
     data = open_data([str(root / "classes")], "labels", "test", BadSamples())
     batch = next(Loader(data, Form(16), 8, training=False).all())
-    assert [data.class_names[label] for label in batch.target.tolist()] == [
-        data[n].key.split("/")[0] for n in range(8)
-    ]
+    assert [data.class_names[label] for label in batch.target.tolist()] == [data[n].key.split("/")[0] for n in range(8)]
     assert batch.text is None
     data = open_data([str(root / "ade20k")], "masks", "train", BadSamples())
     batch = next(Loader(data, Form(16, num_classes=len(data.class_names)), 8).steps())
@@ -127,9 +142,7 @@ def test_evaluation_sees_each_sample_once_over_all_ranks(small_shapes):
     loaders = [Loader(data, Form(16), 5, training=False, rank=rank, world_size=2) for rank in range(2)]
     dealt = [list(loader.all()) for loader in loaders]
     assert [len(part) for part in dealt] == [2, 2]
-    seen = [
-        key for part in dealt for batch in part for key, ok in zip(batch.keys, batch.valid, strict=True) if ok
-    ]
+    seen = [key for part in dealt for batch in part for key, ok in zip(batch.keys, batch.valid, strict=True) if ok]
     assert sorted(seen) == sorted(data[number].key for number in range(16))
 
 

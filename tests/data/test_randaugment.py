@@ -124,8 +124,6 @@ def test_a_sample_does_not_depend_on_its_neighbours(images):
     codes = torch.from_numpy(np.stack([codes for codes, _ in drawn]))
     amounts = torch.from_numpy(np.stack([amounts for _, amounts in drawn]))
     together = apply(images, codes, amounts)
-    alone = [
-        apply(images[at : at + 1], codes[at : at + 1], amounts[at : at + 1]) for at in range(len(images))
-    ]
+    alone = [apply(images[at : at + 1], codes[at : at + 1], amounts[at : at + 1]) for at in range(len(images))]
     assert torch.equal(together, torch.cat(alone))
     assert not torch.equal(together, images)

@@ -195,9 +195,7 @@ class Pair(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(
-            [nn.ModuleDict({e: nn.ModuleDict(self.parts()) for e in "ab"}) for _ in range(2)]
-        )
+        self.blocks = nn.ModuleList([nn.ModuleDict({e: nn.ModuleDict(self.parts()) for e in "ab"}) for _ in range(2)])
 
     @staticmethod
     def parts() -> nn.ModuleDict:

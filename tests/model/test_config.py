@@ -103,8 +103,10 @@ def test_unknown_preset() -> None:
     assert "did you mean 'base'?" in str(raised.value)
 
 
-@pytest.mark.parametrize(("rows", "others", "grid"), [(732, 3, 14), (1126, 397, 14), (3878, 397, 30), (733, 3, None),
-                                                      (3, 3, None), (7, 3, None)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("rows", "others", "grid"),
+    [(732, 3, 14), (1126, 397, 14), (3878, 397, 30), (733, 3, None), (3, 3, None), (7, 3, None)],
+)
 def test_grid_of_a_table(rows: int, others: int, grid: int | None) -> None:
     assert grid_of(rows, others) == grid
 

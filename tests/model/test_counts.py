@@ -11,7 +11,7 @@ from vlmerge_cli.model.vlmodel import VLModel, count_parameters
 #: In the published state dict, used by no pass: text position table, temporal bias table, mask token.
 NOT_USED = 40 * 768 + 2 * 144 + 768
 
-#: Architecture -> parameters of the reference's VQA model at 224, 384 and 480 px, and Table 7 of the paper (millions).
+#: Architecture -> parameters of the reference's VQA model at 224, 384 and 480 px, and Table 7 (millions).
 REFERENCE = {
     "specific": ((215_099_577, 215_312_697, 215_495_865), 217),
     "custom-attn": ((148_964_025, 149_177_145, 149_360_313), 151),
@@ -27,7 +27,7 @@ INDEX_ELEMENTS_384 = 2_094_734
 
 
 @pytest.mark.parametrize("architecture", REFERENCE)
-@pytest.mark.parametrize(("place", "px"), enumerate((224, 384, 480)))
+@pytest.mark.parametrize(("place", "px"), list(enumerate((224, 384, 480))))
 def test_vqa_counts(architecture: str, place: int, px: int) -> None:
     found = count_parameters(preset("base", architecture=architecture, heads=("vqa",), image_px=px))
     assert found == REFERENCE[architecture][0][place] - NOT_USED

@@ -19,7 +19,8 @@ CASES = json.loads(MANIFEST.read_text())["cases"] if MANIFEST.exists() else {}
 #: Stored by the reference, used by nothing.
 NOT_USED = {
     "mask_for_combining_temporal", "relative_position_index", "temporal_relative_position_bias_table",
-    "temporal_relative_position_index", "text_embeddings.position_embeddings.weight", "text_embeddings.position_ids",
+    "temporal_relative_position_index", "text_embeddings.position_embeddings.weight",
+    "text_embeddings.position_ids",
     "text_imag_relative_position_index", "text_relative_position_index", "text_video_relative_position_index",
     "transformer.mask_token", "video_relative_position_index", "vl_text_imag_relative_position_index",
     "vl_text_video_relative_position_index",

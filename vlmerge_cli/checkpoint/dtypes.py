@@ -55,6 +55,11 @@ def is_float(name: str) -> bool:
     return DTYPES[name].kind == "float"
 
 
+def is_parameter(name: str) -> bool:
+    """Whether elements of this type count as parameters: every floating one, float8 and smaller included."""
+    return DTYPES[name].kind in ("float", "small float")
+
+
 def num_bytes(name: str, num_elements: int) -> int:
     """Bytes of a tensor; ValueError when its sub-byte elements do not fill whole bytes."""
     bits = DTYPES[name].bits * num_elements

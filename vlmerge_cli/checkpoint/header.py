@@ -94,7 +94,7 @@ def read(fd: int, name: str) -> Header:
 def parse(raw: bytes, file_size: int, name: str) -> Header:
     """Header from its bytes (length included), checked against the size of its file."""
     try:
-        entries = json.loads(raw[8:], object_pairs_hook=_no_duplicates)
+        entries = json.loads(raw[8:].decode(), object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"the header is not valid JSON: {error}", where=name) from None
     if not isinstance(entries, dict):
@@ -102,6 +102,10 @@ def parse(raw: bytes, file_size: int, name: str) -> Header:
     metadata = entries.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise CheckpointError("the header's __metadata__ is not a map of strings", where=name)
+    try:
+        "".join((*entries, *metadata, *metadata.values())).encode()
+    except UnicodeEncodeError:  # JSON can hold half of a surrogate pair, which no file can hold again
+        raise CheckpointError("the header holds names that are not valid Unicode", where=name) from None
     tensors = {key: _tensor(key, entry, len(raw), name) for key, entry in entries.items()}
     ordered = dict(sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)))
     _check_coverage(ordered, len(raw), file_size, name)
@@ -152,7 +156,7 @@ def _tensor(key: str, entry: object, data_start: int, name: str) -> Tensor:
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise broken("expected dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if dtype not in DTYPES:
+    if not isinstance(dtype, str) or dtype not in DTYPES:
         raise broken(f"unknown dtype {dtype!r}")
     if not isinstance(shape, list) or not all(map(_is_count, shape)):
         raise broken(f"shape {shape!r} is not a list of sizes")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -85,6 +86,8 @@ def open_legacy(path: Path) -> Legacy:
         folder = path.parent
         near = nearest(path.name, [p.name for p in folder.iterdir()]) if folder.is_dir() else ""
         raise CheckpointError(f"no such checkpoint: {path}", fix=near if near.startswith("did") else "")
+    if path.suffix == ".safetensors":
+        raise CheckpointError(f"{path} is in safetensors already")
     if path.name.endswith(".index.json"):
         return _open_index(path)
     return _unwrap(_load(path), str(path))
@@ -104,9 +107,7 @@ def convert(source: Path, target: Path, *, force: bool = False, sync: bool = Tru
     metadata = {"format": "pt", "vlmerge": json.dumps(about, sort_keys=True)}
     extras = _companions(source) if source.is_dir() and not place.is_file else {}
     with writer.create(place, specs, metadata, extras) as output:
-        for key in sorted(
-            legacy.tensors, key=lambda key: legacy.tensors[key].data_ptr()
-        ):  # as they lie in the file
+        for key in sorted(legacy.tensors, key=lambda key: legacy.tensors[key].data_ptr()):  # as they lie in the file
             output.write(key, 0, as_bytes(legacy.tensors[key]))
     num_bytes = sum(spec.num_bytes for spec in specs.values())
     return Summary(
@@ -126,7 +127,9 @@ def convert(source: Path, target: Path, *, force: bool = False, sync: bool = Tru
 def _load(path: Path) -> Any:
     mapped = zipfile.is_zipfile(path)  # files from before PyTorch 1.6 are not, and cannot be mapped
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol", category=UserWarning)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
         needs = f" ({found[1]})" if found else ""
@@ -202,9 +205,7 @@ def _open_index(index: Path) -> Legacy:
     missing = [key for key in weight_map if key not in tensors]
     if missing:
         fix = "copy or download its shards again"
-        raise CheckpointError(
-            f"no shard holds {missing[0]!r}, which the index names", where=str(index), fix=fix
-        )
+        raise CheckpointError(f"no shard holds {missing[0]!r}, which the index names", where=str(index), fix=fix)
     return Legacy(tensors, (), left_out)
 
 

@@ -184,7 +184,7 @@ def _open_folder(name: str, folder: Path) -> Checkpoint:
 def _open_index(name: str, index: Path) -> Checkpoint:
     """Shards named by an index; every key of the index is in its shard and no shard holds others."""
     weight_map = _json_object(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
+    if not weight_map or not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
         raise CheckpointError("the index has no weight_map of file names", where=str(index))
     for file_name in set(weight_map.values()):
         parts = PurePosixPath(file_name)

@@ -47,7 +47,12 @@ class Target:
         return self.path.suffix == ".safetensors"
 
     def check(self) -> None:
-        """Raises UsageError when the target exists and may not be replaced, or its folder is not there."""
+        """Raises UsageError when the target exists and may not be replaced, or its folder is not there.
+
+        ``force`` replaces a file, or a folder that holds a checkpoint (or nothing): never one of anything else.
+        """
+        if self.path.name in ("", ".."):
+            raise UsageError(f"{self.path} cannot be replaced", fix="name the output")
         if not self.path.parent.is_dir():
             raise UsageError(f"no such folder: {self.path.parent}")
         if self.path.exists() or self.path.is_symlink():
@@ -57,6 +62,9 @@ class Target:
                 raise UsageError(f"{self.path} is a {kind}", fix=fix)
             if not self.force:
                 raise UsageError(f"{self.path} exists", fix="replace it with --force, or name another -o/--output")
+            if self.path.is_dir() and any(self.path.iterdir()) and not any(self.path.glob("*.safetensors")):
+                fix = "--force replaces it whole, with all its files: name another -o/--output"
+                raise UsageError(f"{self.path} is a folder that holds no checkpoint", fix=fix)
 
 
 class Output:
@@ -206,7 +214,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)

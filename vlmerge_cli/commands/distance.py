@@ -41,17 +41,18 @@ def command(
     """L2, cosine, SSD and TSSD between the experts of CKPT: the smaller, the better they merge."""
     from vlmerge_cli import devices
     from vlmerge_cli.checkpoint.reader import open_checkpoint
-    from vlmerge_cli.errors import GateError, UsageError, nearest
+    from vlmerge_cli.errors import GateError, PlanError, UsageError, nearest
     from vlmerge_cli.layouts.survey import find
     from vlmerge_cli.merging import measure
 
     if by not in measure.GROUPINGS:
         raise UsageError(f"--by {by}", fix=nearest(by, measure.GROUPINGS))
+    limits = measure.parse_limits(fail_above or [])
     with open_checkpoint(checkpoint) as opened:
         survey, _ = find(opened.tensors, find_layout(layout), checkpoint)
         known = measure.pairs(survey)
         if not known:
-            raise UsageError(f"{checkpoint} is modality-agnostic: it has no two experts to compare")
+            raise PlanError("no layer has two experts to compare", where=f"{checkpoint} ({survey.architecture})")
         asked = pair or [",".join(known[0])]
         chosen = known if "all" in asked else [measure.parse_pair(text, survey) for text in asked]
         workers = threads or min(4, devices.num_cpus())
@@ -67,7 +68,7 @@ def command(
     if not json and csv != Path("-"):
         for distances in found:
             _show(distances, by)
-    failed = [sentence for distances in found for sentence in measure.gate(distances, fail_above or [])]
+    failed = [sentence for distances in found for sentence in measure.gate(distances, limits)]
     if failed:
         raise GateError("; ".join(failed))
 

@@ -18,9 +18,7 @@ from vlmerge_cli.commands.options import (
 )
 
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
-FileArgument = Annotated[
-    Path, typer.Argument(metavar="FILE", help="A .grams.safetensors file.", show_default=False)
-]
+FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A .grams.safetensors file.", show_default=False)]
 
 
 class CollectsByDefault(TyperGroup):
@@ -127,7 +125,7 @@ def collect(
     from vlmerge_cli.merging import gramfile
     from vlmerge_cli.merging import passes as known
     from vlmerge_cli.merging.gather import Choices, gather
-    from vlmerge_cli.merging.merge import sibling_grams
+    from vlmerge_cli.merging.plan import sibling_grams
 
     with open_checkpoint(checkpoint) as opened:
         path = output or sibling_grams(opened)
@@ -165,9 +163,7 @@ def collect(
 
 @app.command()
 def add(
-    files: Annotated[
-        list[Path], typer.Argument(metavar="FILE FILE...", help="Of one checkpoint.", show_default=False)
-    ],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE FILE...", help="Of one checkpoint.", show_default=False)],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The sum.")],
     force: ForceOption = False,
     json: JsonOption = False,
@@ -200,12 +196,8 @@ def show(file: FileArgument, json: JsonOption = False) -> None:
         with console.progress("solving", opened.num_bytes, quiet=json) as advance:
             found = list(gramfile.facts(opened, advance))
     if json:
-        listed = [
-            asdict(row) | {"condition": row.condition if math.isfinite(row.condition) else None} for row in found
-        ]
-        console.show_json(
-            {"file": str(file), **about, "num_bytes": sum(r.num_bytes for r in found), "grams": listed}
-        )
+        listed = [asdict(row) | {"condition": row.condition if math.isfinite(row.condition) else None} for row in found]
+        console.show_json({"file": str(file), **about, "num_bytes": sum(r.num_bytes for r in found), "grams": listed})
         return
     console.show(f"{file} ({console.size(sum(row.num_bytes for row in found))})")
     for name, value in about.items():

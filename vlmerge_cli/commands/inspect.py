@@ -1,11 +1,12 @@
 """``vlmerge inspect``: what is inside a checkpoint, from its headers alone."""
 
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import typer
 
 from vlmerge_cli import console
-from vlmerge_cli.checkpoint.dtypes import is_float
+from vlmerge_cli.checkpoint.dtypes import is_parameter
 from vlmerge_cli.checkpoint.reader import Checkpoint, open_checkpoint
 from vlmerge_cli.commands.options import CheckpointArgument, JsonOption, LayoutOption, find_layout
 from vlmerge_cli.errors import LayoutError
@@ -28,6 +29,9 @@ def command(
             if layout is not None:
                 raise
             document |= {"layout": None, "reason": error.what}
+        recipe = opened.about().get("recipe")
+        if isinstance(recipe, dict):
+            document["recipe"] = recipe
         if keys:
             document["keys"] = {key: [t.dtype, list(t.shape)] for key, t in opened.tensors.items()}
     if json:
@@ -47,33 +51,36 @@ def _about_file(opened: Checkpoint) -> dict[str, Any]:
         "files": [shard.path.name for shard in opened.shards],
         "num_tensors": len(opened.tensors),
         "num_bytes": opened.num_bytes,
-        "num_parameters": sum(t.num_elements for t in opened.tensors.values() if is_float(t.dtype)),
+        "num_parameters": _num_parameters(opened, opened.tensors),
         "dtypes": dtypes,
         "metadata": dict(opened.metadata),
     }
 
 
 def _about_model(opened: Checkpoint, survey: Survey) -> dict[str, Any]:
-    def elements(names: Any) -> int:
-        return sum(opened.tensors[key].num_elements for key in names)
-
-    grouped = [key for keys in survey.groups.values() for key in keys.values()]
-    merged = elements(next(iter(keys.values())) for keys in survey.groups.values())
-    total = sum(t.num_elements for t in opened.tensors.values() if is_float(t.dtype))
+    grouped = _num_parameters(opened, (key for keys in survey.groups.values() for key in keys.values()))
+    merged = _num_parameters(opened, (next(iter(keys.values())) for keys in survey.groups.values()))
+    total = _num_parameters(opened, opened.tensors)
     document: dict[str, Any] = {
         "layout": survey.layout.name,
         "architecture": survey.architecture,
         "num_layers": len(survey.layers),
         "experts": {str(layer): list(experts) for layer, experts in survey.experts.items()},
-        "num_parameters_mergeable": elements(grouped),
-        "num_parameters_after": total - elements(grouped) + merged,
+        "num_parameters_mergeable": grouped,
+        "num_parameters_after": total - grouped + merged,
         "problems": survey.problems(),
     }
     if survey.groups:
-        slot = max(survey.groups, key=lambda s: elements(survey.groups[s].values()))
+        size = {slot: sum(opened.tensors[k].num_bytes for k in keys.values()) for slot, keys in survey.groups.items()}
+        slot = max(size, key=size.__getitem__)
         key = next(iter(survey.groups[slot].values()))
         document["largest_slot"] = {"slot": slot.label, "shape": list(opened.tensors[key].shape)}
     return document
+
+
+def _num_parameters(opened: Checkpoint, keys: Iterable[str]) -> int:
+    tensors = (opened.tensors[key] for key in keys)
+    return sum(tensor.num_elements for tensor in tensors if is_parameter(tensor.dtype))
 
 
 def _text(document: dict[str, Any]) -> str:
@@ -100,6 +107,10 @@ def _text(document: dict[str, Any]) -> str:
         lines.append(f"  largest slot  {slot['slot']} {tuple(slot['shape'])}")
     for name, entry in sorted(document["dtypes"].items()):
         lines.append(f"  {name:<13} {entry['num_tensors']} tensors, {console.size(entry['num_bytes'])}")
+    if "recipe" in document:
+        settings = document["recipe"].get("settings")
+        shown = ", ".join(f"{name} {value}" for name, value in settings.items()) if isinstance(settings, dict) else ""
+        lines.append(f"  merged by     {document['recipe'].get('method')} ({shown})")
     for name, value in document["metadata"].items():
         lines.append(f"  metadata      {name}: {value if len(value) <= 100 else value[:97] + '...'}")
     lines += [f"  problem       {problem}" for problem in document.get("problems", [])]

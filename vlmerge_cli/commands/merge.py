@@ -53,9 +53,7 @@ def command(
     layout: LayoutOption = None,
     keep: Annotated[
         list[str] | None,
-        typer.Option(
-            "--keep", metavar="PATTERN", help="Leave slots unmerged, such as 'layers.3.mlp.*'; repeatable."
-        ),
+        typer.Option("--keep", metavar="PATTERN", help="Leave slots unmerged, such as 'layers.3.mlp.*'; repeatable."),
     ] = None,
     experts_for: Annotated[
         str | None,
@@ -101,9 +99,7 @@ def command(
     request = Request(tuple(keep or ()), experts_for, dtype)
     inputs = merge.Inputs(checkpoint, base, grams, find_layout(layout))
     given = {} if threads is None else {"threads": threads}
-    settings = merge.Settings(
-        device=device, allow_non_finite=allow_non_finite, full_digest=digest == "full", **given
-    )
+    settings = merge.Settings(device=device, allow_non_finite=allow_non_finite, full_digest=digest == "full", **given)
     with_grams = report is not None
     if not dry_run and merge.can_collect(inputs, chosen, with_grams):
         from vlmerge_cli.merging.gather import gather_beside

@@ -95,9 +95,7 @@ class AnswerVocabulary:
         return result
 
 
-def vocabulary(
-    majority: Sequence[str], num_answers: int | None = None, min_count: int = MIN_COUNT
-) -> AnswerVocabulary:
+def vocabulary(majority: Sequence[str], num_answers: int | None = None, min_count: int = MIN_COUNT) -> AnswerVocabulary:
     """From the majority answers of all questions, in order: normalised, and kept if they occur ``min_count``
     times.
 
@@ -111,7 +109,5 @@ def vocabulary(
     else:
         kept = {answer for answer, _ in sorted(counts.items(), key=lambda item: -item[1])[:num_answers]}
     if not kept:
-        raise DataError(
-            f"no answer occurs {min_count} times among {len(majority)} questions", fix="use --answers N"
-        )
+        raise DataError(f"no answer occurs {min_count} times among {len(majority)} questions", fix="use --answers N")
     return AnswerVocabulary(tuple(answer for answer in counts if answer in kept))

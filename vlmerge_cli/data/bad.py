@@ -56,9 +56,7 @@ class BadSamples:
         """The data set is open and has ``num_good`` usable samples. Raises DataError if too many are bad."""
         self.total = num_good + self._known
         if num_good == 0:
-            raise DataError(
-                f"no usable sample{self._listed()}", where=where, fix="look at the path and the split"
-            )
+            raise DataError(f"no usable sample{self._listed()}", where=where, fix="look at the path and the split")
         if self._known > self.max_ratio * self.total:
             self._stop(self._known, self.total, where)
 
@@ -98,9 +96,7 @@ class BadSamples:
         parts = []
         for reason, count in sorted(self.counts.items(), key=lambda item: (-item[1], item[0])):
             shown = ", ".join(self.examples[reason])
-            parts.append(
-                f"{count} × {reason} ({shown}{', ...' if count > len(self.examples[reason]) else ''})"
-            )
+            parts.append(f"{count} × {reason} ({shown}{', ...' if count > len(self.examples[reason]) else ''})")
         return "; ".join(parts)
 
     def _count(self, problem: Problem) -> None:

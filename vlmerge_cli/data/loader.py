@@ -49,14 +49,15 @@ class Loader:
         self._plan = _Plan()
         self._workers: Any = None
         if training:
-            slice_of(
-                [Place(0, 0, 0)] * batch_size, self.rank, self.world_size
-            )  # a batch that cannot be shared
+            slice_of([Place(0, 0, 0)] * batch_size, self.rank, self.world_size)  # a batch that cannot be shared
 
     def steps(self, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
         """This rank's part of the global batches of steps ``start``, ``start`` + 1, ... up to ``stop``."""
         numbers = count(start) if stop is None else range(start, stop)
-        return self._run(slice_of(self.stream.batch(step), self.rank, self.world_size) for step in numbers)
+        # The workers' iterator keeps these places; did they keep the loader, the circle would be freed in an
+        # order in which the workers are not told to stop, which takes five seconds each time.
+        stream, rank, world_size = self.stream, self.rank, self.world_size
+        return self._run(slice_of(stream.batch(step), rank, world_size) for step in numbers)
 
     def all(self) -> Iterator[Batch]:
         """This rank's chunks: rank, rank + world size, ...; the same number on every rank."""
@@ -65,14 +66,18 @@ class Loader:
 
     def _run(self, wanted: Iterator[list[Place]]) -> Iterator[Batch]:
         fetched = self._by_workers(wanted) if self.num_workers else self._by_thread(wanted)
-        for batch in fetched:
-            if isinstance(batch, VlmergeError):
-                raise batch
-            names = ", ".join(source.name for source in self.data.sources)
-            self.bad.meet(
-                int(batch.valid.sum()) + len(batch.problems), batch.problems, f"{names} ({self.data.split})"
-            )
-            yield finished(batch.to(self.device, non_blocking=True))
+        names = ", ".join(source.name for source in self.data.sources)
+        try:
+            for batch in fetched:
+                if isinstance(batch, VlmergeError):
+                    raise batch
+                seen = int(batch.valid.sum()) + len(batch.problems)
+                self.bad.meet(seen, batch.problems, f"{names} ({self.data.split})")
+                yield finished(batch.to(self.device, non_blocking=True))
+        except VlmergeError:
+            self._workers = None  # stop them now: the traceback keeps this frame, and the frame would keep them
+            del fetched
+            raise
 
     def _by_thread(self, wanted: Iterator[list[Place]]) -> Iterator[Batch | VlmergeError]:
         with ThreadPoolExecutor(1, "batches") as pool:

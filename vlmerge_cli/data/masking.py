@@ -39,7 +39,5 @@ def mask_words(ids: Ids, tokenizer: Tokenizer, ratio: float, rng: np.random.Gene
     labels[chosen] = ids[chosen]
     draw = rng.random(len(chosen))
     other = tokenizer.ordinary[rng.integers(len(tokenizer.ordinary), size=len(chosen))]
-    masked[chosen] = np.where(
-        draw < REPLACED, tokenizer.mask, np.where(draw < REPLACED + RANDOM, other, ids[chosen])
-    )
+    masked[chosen] = np.where(draw < REPLACED, tokenizer.mask, np.where(draw < REPLACED + RANDOM, other, ids[chosen]))
     return masked, labels

@@ -61,9 +61,7 @@ class Stream:
         share = np.array(weights, np.float64) / sum(weights)
         if (share * PATTERN < 0.5).any():
             least = int(np.argmin(share))
-            raise UsageError(
-                f"source {least + 1} has a share of {share[least]:.2g}", fix=f"use at least 1/{PATTERN}"
-            )
+            raise UsageError(f"source {least + 1} has a share of {share[least]:.2g}", fix=f"use at least 1/{PATTERN}")
         ends = np.rint(np.cumsum(share) * PATTERN).astype(np.int64)
         self.counts = np.diff(ends, prepend=0)
         self._patterns: dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
@@ -139,6 +137,4 @@ def chunks(sizes: Sequence[int], chunk_size: int, rank: int, world_size: int) ->
     for chunk in range(rank, -(-num_chunks // world_size) * world_size, world_size):
         rows = range(chunk * chunk_size, (chunk + 1) * chunk_size)
         at = [min(row, total - 1) for row in rows]
-        yield [
-            Place(n, int(sources[n]), int(numbers[n]), row < total) for row, n in zip(rows, at, strict=True)
-        ]
+        yield [Place(n, int(sources[n]), int(numbers[n]), row < total) for row, n in zip(rows, at, strict=True)]

@@ -74,9 +74,7 @@ class Prepare:
             keys=tuple(key for key, _, _, _ in found),
             row=torch.tensor([place.row for place in places]),
             index=torch.tensor([index for _, _, index, _ in found]),
-            valid=torch.tensor(
-                [place.valid and usable for place, (*_, usable) in zip(places, found, strict=True)]
-            ),
+            valid=torch.tensor([place.valid and usable for place, (*_, usable) in zip(places, found, strict=True)]),
             problems=tuple(problems),
             **columns,
         )
@@ -133,25 +131,19 @@ class Prepare:
             made["augment_codes"] = np.stack([codes for codes, _ in drawn])
             made["augment_amounts"] = np.stack([amounts for _, amounts in drawn])
 
-    def _add_text(
-        self, made: Row, sample: Pair | Question | Statement, row: int, tokenizer: Tokenizer
-    ) -> None:
+    def _add_text(self, made: Row, sample: Pair | Question | Statement, row: int, tokenizer: Tokenizer) -> None:
         text = {"Pair": "caption", "Question": "question", "Statement": "text"}[type(sample).__name__]
         made["text"] = tokenizer.encode(getattr(sample, text))
         if self.form.mask_ratio:
             rng = generator(self.seed, "mask", row)
-            made["masked_text"], made["masked_labels"] = mask_words(
-                made["text"], tokenizer, self.form.mask_ratio, rng
-            )
+            made["masked_text"], made["masked_labels"] = mask_words(made["text"], tokenizer, self.form.mask_ratio, rng)
 
     def _empty(self, place: Place) -> Row:
         """Zeros of the right shapes: those of the first usable sample of the source."""
         reader = self.data.sources[place.source].reader
         for index in range(len(reader)):
             try:
-                return {
-                    name: np.zeros_like(array) for name, array in self._row(reader[index], place.row).items()
-                }
+                return {name: np.zeros_like(array) for name, array in self._row(reader[index], place.row).items()}
             except BadSample:
                 continue
         raise DataError("no usable sample", where=self.data.sources[place.source].name)

@@ -31,9 +31,7 @@ def amount(name: str, magnitude: int) -> float:
     return {"shear": 0.3, "translate": 10.0, "rotate": 30.0}.get(name.split("_")[0], 0.0) * share
 
 
-def draw(
-    rng: np.random.Generator, num_ops: int, magnitude: int
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def draw(rng: np.random.Generator, num_ops: int, magnitude: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """For one sample: which operations, (num_ops,), -1 for one that is left out; and their signed amounts."""
     codes = rng.integers(len(OPS), size=num_ops)
     applied = rng.random(num_ops) < 0.5

@@ -29,9 +29,7 @@ class Tokenizer:
 
     def __post_init__(self) -> None:
         if self.length_tokens < 3:
-            raise UsageError(
-                f"a text of {self.length_tokens} tokens holds no word", fix="use 3 tokens or more"
-            )
+            raise UsageError(f"a text of {self.length_tokens} tokens holds no word", fix="use 3 tokens or more")
 
     @cached_property
     def ids(self) -> dict[str, int]:
@@ -97,9 +95,7 @@ def load(source: str | Path, length_tokens: int) -> Tokenizer:
     inner = _from_json(path) if path.suffix == ".json" else _from_words(path)
     missing = [name for name in SPECIAL if inner.token_to_id(name) is None]
     if missing:
-        raise DataError(
-            f"the vocabulary lacks {', '.join(missing)}", where=str(path), fix="use a BERT vocabulary"
-        )
+        raise DataError(f"the vocabulary lacks {', '.join(missing)}", where=str(path), fix="use a BERT vocabulary")
     return Tokenizer(inner, length_tokens)
 
 

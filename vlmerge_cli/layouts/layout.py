@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vlmerge_cli.errors import LayoutError, nearest
+from vlmerge_cli.errors import LayoutError, UsageError, nearest
 from vlmerge_cli.layouts import LAYOUTS
 
 KINDS = ("linear", "bias", "norm", "other")
@@ -76,7 +76,7 @@ class Layout:
         """Slot and expert of a key; None when it is no slot of this layout."""
         parts = key.split(".")
         for index, part in enumerate(parts):
-            if part.isdecimal():
+            if _is_number(part):
                 found = self._templates.get(".".join([*parts[:index], "{layer}", *parts[index + 1 :]]))
                 if found:
                     rule, expert = found
@@ -93,7 +93,7 @@ class Layout:
         """Whether a key inside a block is one that all experts share."""
         parts = key.split(".")
         return any(
-            part.isdecimal() and ".".join([*parts[:i], "{layer}", *parts[i + 1 :]]) in self._shared
+            _is_number(part) and ".".join([*parts[:i], "{layer}", *parts[i + 1 :]]) in self._shared
             for i, part in enumerate(parts)
         )
 
@@ -142,9 +142,12 @@ class Layout:
 
     @cached_property
     def _shared(self) -> set[str]:
-        return {
-            self.blocks.replace("{expert}", word) + name for name in self.shared for word in self.experts.values()
-        }
+        return {self.blocks.replace("{expert}", word) + name for name in self.shared for word in self.experts.values()}
+
+
+def _is_number(part: str) -> bool:
+    """Whether a part of a key is a layer as one writes it: ``3``, not ``03``, which would be a second layer 3."""
+    return part.isascii() and part.isdecimal() and (part == "0" or part[0] != "0")
 
 
 def built_in(name: str) -> Layout:
@@ -152,12 +155,12 @@ def built_in(name: str) -> Layout:
 
 
 def named(name: str) -> Layout:
-    """A built-in layout by name, or one from a YAML file by path. Raises LayoutError."""
+    """A built-in layout by name, or one from a YAML file by path. Raises UsageError and LayoutError."""
     if name in LAYOUTS:
         return built_in(name)
     if Path(name).suffix in (".yaml", ".yml"):
         return load(Path(name))
-    raise LayoutError(f"no layout {name!r}", fix=f"{nearest(name, LAYOUTS)} or name a .yaml file")
+    raise UsageError(f"no layout {name!r}", fix=f"{nearest(name, LAYOUTS)} or name a .yaml file")
 
 
 def load(path: Path) -> Layout:
@@ -185,14 +188,14 @@ def from_mapping(document: Any) -> Layout:
         required=("name", "experts", "blocks", "slots"),
         optional=("about", "top", "into", "shared", "architectures"),
     )
-    experts = _strings(fields["experts"], "experts")
-    blocks = str(fields["blocks"])
-    into = str(fields.get("into", blocks))
+    experts = _map_of_strings(fields["experts"], "experts")
+    blocks = _template(fields["blocks"], "blocks", "layer", "expert")
+    into = _template(fields.get("into", blocks), "into", "layer", "expert")
     if blocks.count("{layer}") != 1 or into.count("{layer}") != 1:
         raise ValueError("blocks and into need one {layer} each")
     if "{expert}" in into:
         raise ValueError("blocks holds {expert}, so the merged blocks need a name of their own: into")
-    top = tuple(fields.get("top", ()))
+    top = _list_of_strings(fields.get("top"), "top")
     for expert in top:
         if expert not in experts:
             raise ValueError(f"top: unknown expert {expert!r}: {nearest(expert, experts)}")
@@ -202,8 +205,15 @@ def from_mapping(document: Any) -> Layout:
     if not isinstance(slots, dict) or not slots:
         raise ValueError("slots: expected a map of slot names")
     rules = tuple(_rule(str(name), fields, blocks, into, slots) for name, fields in slots.items())
+    sources = [rule.source for rule in rules]
+    for rule in rules:
+        if sources.count(rule.source) > 1:
+            raise ValueError(f"slots.{rule.name}.from: two slots are read from {rule.source}")
     modules = {rule.name.partition(".")[0] for rule in rules}
-    architectures = {name: tuple(its) for name, its in (fields.get("architectures") or {}).items()}
+    described = fields.get("architectures") or {}
+    if not isinstance(described, dict):
+        raise ValueError("architectures: expected a map of lists of modules")
+    architectures = {str(name): _list_of_strings(its, f"architectures.{name}") for name, its in described.items()}
     for name, its in architectures.items():
         for module in its:
             if module not in modules:
@@ -215,7 +225,7 @@ def from_mapping(document: Any) -> Layout:
         top=top,
         blocks=blocks,
         rules=rules,
-        shared=tuple(fields.get("shared") or ()),
+        shared=_list_of_strings(fields.get("shared"), "shared"),
         architectures=architectures,
     )
 
@@ -225,13 +235,15 @@ def _rule(name: str, entry: Any, blocks: str, into: str, slots: Mapping[str, Any
     fields = _fields(entry, at, required=("from", "kind"), optional=("gram", "same_input_as"))
     if fields["kind"] not in KINDS:
         raise ValueError(f"{at}.kind: unknown kind {fields['kind']!r}: {nearest(str(fields['kind']), KINDS)}")
-    source = blocks + str(fields["from"])
+    if "{" in name or "}" in name:
+        raise ValueError(f"{at}: the name of a slot has no placeholders")
+    source = blocks + _template(fields["from"], f"{at}.from", "expert")
     if "{expert}" not in source:
         raise ValueError(f"{at}.from: needs {{expert}}")
     shared_input = str(fields.get("same_input_as", ""))
     if shared_input and shared_input not in slots:
         raise ValueError(f"{at}.same_input_as: unknown slot {shared_input!r}: {nearest(shared_input, slots)}")
-    gram = blocks + str(fields["gram"]) if "gram" in fields else ""
+    gram = blocks + _template(fields["gram"], f"{at}.gram", "expert") if "gram" in fields else ""
     return Rule(name, into + name, source, fields["kind"], gram, shared_input)
 
 
@@ -247,7 +259,28 @@ def _fields(entry: Any, at: str, required: tuple[str, ...], optional: tuple[str,
     return entry
 
 
-def _strings(entry: Any, at: str) -> dict[str, str]:
-    if not isinstance(entry, dict) or not all(isinstance(v, str) for v in entry.values()):
+def _map_of_strings(entry: Any, at: str) -> dict[str, str]:
+    if not isinstance(entry, dict) or not all(isinstance(value, str) for value in entry.values()):
         raise ValueError(f"{at}: expected a map of names")
     return {str(key): value for key, value in entry.items()}
+
+
+def _list_of_strings(entry: Any, at: str) -> tuple[str, ...]:
+    """A list of names; empty for a field that is left out."""
+    if entry is None:
+        return ()
+    if not isinstance(entry, list) or not all(isinstance(value, str) for value in entry):
+        raise ValueError(f"{at}: expected a list of names")
+    return tuple(entry)
+
+
+def _template(entry: Any, at: str, *placeholders: str) -> str:
+    """A text in which braces hold only the ``placeholders``."""
+    if not isinstance(entry, str):
+        raise ValueError(f"{at}: expected a text, found {type(entry).__name__}")
+    bare = entry
+    for name in placeholders:
+        bare = bare.replace("{" + name + "}", "")
+    if "{" in bare or "}" in bare:
+        raise ValueError(f"{at}: {entry!r} may hold only {' and '.join('{' + p + '}' for p in placeholders)}")
+    return entry

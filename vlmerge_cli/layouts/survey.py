@@ -53,20 +53,27 @@ class Survey:
         ]
 
     def _missing_layers(self) -> Iterable[str]:
-        for layer in range(max(self.layers, default=-1)):
-            if layer not in self.layers:
-                yield f"layer {layer} is missing"
+        for before, layer in zip((-1, *self.layers), self.layers, strict=False):
+            if layer == before + 2:
+                yield f"layer {layer - 1} is missing"
+            elif layer > before + 2:
+                yield f"layers {before + 1} to {layer - 1} are missing"
 
     def _missing_experts(self) -> Iterable[str]:
         """Every expert is in every layer, except those of the top, which are in all layers from their first."""
+        first = {
+            e: min((layer for layer, its in self.experts.items() if e in its), default=None)
+            for e in self.layout.experts
+        }
         for slot, keys in self.groups.items():
-            for expert in self.layout.experts:
-                if expert in keys:
+            for expert, since in first.items():
+                if expert in keys or (expert in self.layout.top and (since is None or slot.layer < since)):
                     continue
-                first = min((layer for layer, its in self.experts.items() if expert in its), default=None)
-                if expert not in self.layout.top or (first is not None and slot.layer >= first):
-                    key = self.layout.source_key(slot, expert)
+                key = self.layout.source_key(slot, expert)
+                if expert in self.experts[slot.layer]:
                     yield f"layer {slot.layer} {slot.name}: expert {expert} is missing ({key})"
+                elif slot == next(other for other in self.groups if other.layer == slot.layer):
+                    yield f"layer {slot.layer}: expert {expert} is missing in every slot, such as {key}"
 
     def _doubled(self) -> Iterable[str]:
         for slot, key in self.single.items():
@@ -135,7 +142,5 @@ def find(keys: Iterable[str], layout: Layout | None, where: str) -> tuple[Survey
     if not found.groups and not found.single:
         template = layout.rules[0].source
         near = nearest(template, list(keys)).removeprefix("did you mean ")
-        raise LayoutError(
-            f"no key fits layout {layout.name}, such as {template}", where=where, fix=f"nearest: {near}"
-        )
+        raise LayoutError(f"no key fits layout {layout.name}, such as {template}", where=where, fix=f"nearest: {near}")
     return found, f"layout {layout.name} as asked"

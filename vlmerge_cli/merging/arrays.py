@@ -30,8 +30,8 @@ class Arrays(Protocol):
     def store(self, array: Any, dtype: str) -> NumpyArray:
         """The flat array's bytes in a file's ``dtype``; valid until the next store."""
 
-    def finite(self, array: Any) -> bool:
-        """Whether no element is NaN or infinite."""
+    def num_non_finite(self, array: Any) -> int:
+        """How many elements are NaN or infinite."""
 
 
 class Buffers:
@@ -62,14 +62,15 @@ class NumpyArrays:
         if DTYPES[dtype].numpy == wide:
             return raw.view(wide)
         out = self._buffers.get(f"{name} as {wide}", count * np.dtype(wide).itemsize).view(wide)
-        np.copyto(out, raw.view(numpy_type(dtype)))
+        with np.errstate(invalid="ignore"):  # a signalling NaN
+            np.copyto(out, raw.view(numpy_type(dtype)))
         return out
 
     def store(self, array: NumpyArray, dtype: str) -> NumpyArray:
         return narrow(array, dtype)
 
-    def finite(self, array: NumpyArray) -> bool:
-        return bool(np.isfinite(array).all())
+    def num_non_finite(self, array: NumpyArray) -> int:
+        return int(array.size - np.count_nonzero(np.isfinite(array)))
 
 
 def numpy_type(dtype: str) -> Any:
@@ -86,7 +87,7 @@ def narrow(array: NumpyArray, dtype: str) -> NumpyArray:
     flat = np.ascontiguousarray(array).reshape(-1)
     if DTYPES[dtype].numpy == flat.dtype.name:
         return flat.view(np.uint8)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         return flat.astype(numpy_type(dtype)).view(np.uint8)
 
 
@@ -131,9 +132,9 @@ class TorchArrays:
         found: NumpyArray = host.numpy()
         return found
 
-    def finite(self, array: Any) -> bool:
+    def num_non_finite(self, array: Any) -> int:
         with self._on_stream():
-            return bool(self._torch.isfinite(array).all())
+            return int((~self._torch.isfinite(array)).sum())
 
     def _host(self, name: str, size: int) -> Any:
         held = self._pinned.get(name)

@@ -23,6 +23,8 @@ from vlmerge_cli.merging.plan import Copy, Drop, Merge, Plan, Same, Step, source
 from vlmerge_cli.methods.method import Group
 
 COPY_BYTES = 1 << 20
+#: The exponent bits of a type that results may be rounded to; all set in an infinity or a NaN.
+EXPONENTS = {"F16": 0x7C00, "BF16": 0x7F80, "F32": 0x7F80_0000}
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Piece:
-    """Elements ``first`` to ``first + count`` of a step; a copy of raw bytes counts bytes."""
+    """Elements ``first`` to ``first + count`` of a step; one that moves raw bytes counts bytes."""
 
     step: Step
     first: int
@@ -78,11 +80,13 @@ def settled(job: Job) -> Job:
 def _input_bytes(job: Job, piece: Piece) -> int:
     tensor = job.checkpoint.tensors[sources_of(piece.step)[0]]
     count = len(sources_of(piece.step))
-    return piece.count if _is_raw(job, piece.step) else count * num_bytes(tensor.dtype, piece.count)
+    return count * (piece.count if _is_raw(job, piece.step) else num_bytes(tensor.dtype, piece.count))
 
 
 def _is_raw(job: Job, step: Step) -> bool:
     """Whether a step moves bytes as they are; its pieces then count bytes, not elements."""
+    if isinstance(step, Same):
+        return True
     return isinstance(step, Copy) and job.checkpoint.tensors[step.source].dtype == job.plan.specs[step.target].dtype
 
 
@@ -91,7 +95,7 @@ class _Worker:
 
     def __init__(self, job: Job, output: Output | None, arrays: Arrays) -> None:
         self.job, self._output, self.arrays = job, output, arrays
-        self._buffer = np.empty(COPY_BYTES, np.uint8)
+        self._bytes = np.empty((2, COPY_BYTES), np.uint8)
 
     @property
     def output(self) -> Output:
@@ -103,12 +107,10 @@ class _Worker:
         if isinstance(step, Merge):
             self._merge(step, piece)
         elif isinstance(step, Same):
-            self._same(step)
+            self._same(step, piece)
         elif _is_raw(self.job, step):
             assert isinstance(step, Copy)
-            buffer = self._buffer[: piece.count]
-            self.job.checkpoint.read_into(step.source, buffer, piece.first)
-            self.output.write(step.target, piece.first, buffer)
+            self.output.write(step.target, piece.first, self._read(step.source, piece, 0))
         else:
             assert isinstance(step, Copy)
             wide = "float64" if self._dtype(step) == "F64" else "float32"
@@ -118,8 +120,8 @@ class _Worker:
         group = self._group(step, piece, whole=not self.job.plan.method.elementwise(step.slot))
         with np.errstate(over="ignore", invalid="ignore"):
             merged = self.job.plan.method(group)
-        if not self.job.allow_non_finite and not self.arrays.finite(merged):
-            raise self._non_finite(step, group.experts)
+        if not self.job.allow_non_finite and self.arrays.num_non_finite(merged):
+            raise self._non_finite(step, group.experts, group.base)
         self._store(step, piece, merged)
 
     def examine(self, piece: Piece) -> Any:
@@ -127,7 +129,7 @@ class _Worker:
         assert isinstance(piece.step, Merge)
         group = self._group(piece.step, piece, whole=True)
         for expert, array in group.experts.items():
-            if not self.arrays.finite(array):
+            if self.arrays.num_non_finite(array):
                 raise self._non_finite(piece.step, {expert: array})
         return self.job.plan.method.examine(group)
 
@@ -142,15 +144,22 @@ class _Worker:
             base = self.arrays.load("base", job.base, step.base, piece.first, piece.count, wide).reshape(shape)
         return Group(step.slot, experts, base, _Grams(job.grams, step.grams, self.arrays), step.tokens)
 
-    def _same(self, step: Same) -> None:
-        first, *others = (self.job.checkpoint.read(key) for key in step.sources.values())
-        for expert, data in zip(list(step.sources)[1:], others, strict=True):
-            if data != first:
+    def _same(self, step: Same, piece: Piece) -> None:
+        first, *others = step.sources
+        data = self._read(step.sources[first], piece, 0)
+        for expert in others:
+            if not np.array_equal(data, self._read(step.sources[expert], piece, 1)):
                 at = f"layer {step.slot.layer} {step.slot.name}"
-                what = f"{at}: {self._dtype(step)} tensors differ between {next(iter(step.sources))} and {expert}"
+                what = f"{at}: {self._dtype(step)} tensors differ between {first} and {expert}"
                 fix = f"whole numbers are never averaged; leave it out with --keep '{step.slot.label}'"
                 raise MergeError(what, where=self.job.checkpoint.name, fix=fix)
-        self.output.write(step.target, 0, first)
+        self.output.write(step.target, piece.first, data)
+
+    def _read(self, key: str, piece: Piece, place: int) -> Any:
+        """A piece's raw bytes; valid until the next ones in the same place."""
+        data = self._bytes[place, : piece.count]
+        self.job.checkpoint.read_into(key, data, piece.first)
+        return data
 
     def _load(self, name: str, key: str, piece: Piece, wide: str) -> Any:
         return self.arrays.load(name, self.job.checkpoint, key, piece.first, piece.count, wide)
@@ -158,20 +167,25 @@ class _Worker:
     def _store(self, step: Merge | Copy, piece: Piece, array: Any) -> None:
         dtype = self.job.plan.specs[step.target].dtype
         data = self.arrays.store(array, dtype)
-        if dtype != self._dtype(step) and DTYPES[dtype].bits == 16 and not self.job.allow_non_finite:
+        if not self.job.allow_non_finite:
             self._check_range(step, dtype, data, array)
         self.output.write(step.target, num_bytes(dtype, piece.first), data)
 
     def _check_range(self, step: Merge | Copy, dtype: str, data: Any, array: Any) -> None:
-        """A value that was finite must still be so in the narrower type."""
-        exponent = 0x7C00 if dtype == "F16" else 0x7F80
-        lost = ((data.view(np.uint16) & exponent) == exponent).any()
-        if lost and self.arrays.finite(array):
+        """A value that was finite must still be so in the file's type, which may be narrower than the array's."""
+        exponent = EXPONENTS.get(dtype)
+        if exponent is None or str(array.dtype).endswith(DTYPES[dtype].numpy):
+            return  # nothing was rounded
+        stored = data.view(f"u{DTYPES[dtype].bits // 8}") & exponent == exponent
+        if stored.any() and np.count_nonzero(stored) > self.arrays.num_non_finite(array):
             name = DTYPES[dtype].numpy
-            raise MergeError(f"{step.target} has values that {name} cannot hold", fix="choose another --dtype")
+            what = f"{step.target} has values that {name} cannot hold"
+            raise MergeError(what, where=self.job.checkpoint.name, fix="choose another --dtype")
 
-    def _non_finite(self, step: Merge, experts: Mapping[str, Any]) -> MergeError:
-        bad = [step.sources[expert] for expert, array in experts.items() if not self.arrays.finite(array)]
+    def _non_finite(self, step: Merge, experts: Mapping[str, Any], base: Any = None) -> MergeError:
+        bad = [step.sources[expert] for expert, array in experts.items() if self.arrays.num_non_finite(array)]
+        if base is not None and self.arrays.num_non_finite(base):
+            bad.append(f"{step.base} of the base")
         what = f"NaN or infinity in {', '.join(bad)}" if bad else f"merging {step.target} overflows"
         fix = f"merge all the same with --allow-non-finite, or leave it out with --keep '{step.slot.label}'"
         return MergeError(what, where=self.job.checkpoint.name, fix=fix)
@@ -191,6 +205,8 @@ class _Grams(Mapping[str, Any]):
         key = self._keys[expert]
         tensor = self._source.tensors[key]
         flat = self._arrays.load("gram", self._source, key, 0, tensor.num_elements, "float64")
+        if self._arrays.num_non_finite(flat):
+            raise MergeError(f"NaN or infinity in the Gram {key}", where=self._source.name, fix="collect it again")
         return flat.reshape(tensor.shape)
 
     def __iter__(self) -> Iterator[str]:
@@ -206,7 +222,7 @@ def _pieces(job: Job, chunk_elements: int) -> Iterator[Piece]:
             continue
         tensor = job.checkpoint.tensors[sources_of(step)[0]]
         size, chunk = tensor.num_elements, chunk_elements
-        if isinstance(step, Same) or (isinstance(step, Merge) and not job.plan.method.elementwise(step.slot)):
+        if isinstance(step, Merge) and not job.plan.method.elementwise(step.slot):
             chunk = max(size, 1)
         elif _is_raw(job, step):
             size, chunk = tensor.num_bytes, COPY_BYTES

@@ -26,7 +26,7 @@ from vlmerge_cli.layouts.layout import Layout
 from vlmerge_cli.layouts.survey import find
 from vlmerge_cli.merging import gramfile, gramrun, passes
 from vlmerge_cli.merging.collect import Collector
-from vlmerge_cli.merging.merge import sibling_grams
+from vlmerge_cli.merging.plan import sibling_grams
 from vlmerge_cli.model.vlmodel import VLModel
 
 PRECISIONS = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -63,9 +63,7 @@ def gather(name: str, target: Target, choices: Choices, layout: Layout | None = 
     with open_checkpoint(name) as opened:
         survey, _ = find(opened.tensors, layout, name)
         if not survey.groups:
-            raise PlanError(
-                "the checkpoint is modality-agnostic already: no slot has more than one expert", where=name
-            )
+            raise PlanError("the checkpoint is modality-agnostic already: no slot has more than one expert", where=name)
         digest, vocabulary = opened.fingerprint(), choices.tokenizer or recorded_tokenizer(opened)
     device = devices.resolve(choices.device, prefer_gpu=True)
     if device == "cuda":
@@ -76,7 +74,7 @@ def gather(name: str, target: Target, choices: Choices, layout: Layout | None = 
         model = VLModel.from_pretrained(name).to(device, PRECISIONS[choices.precision]).eval()
         data = _examples(choices, _form(model, vocabulary, choices), model)
         job = gramrun.Job(
-            model, survey.layout, target, digest, _about(choices, data, vocabulary), choices.precision,
+            model, survey.layout, target, digest, _about(choices, data, vocabulary), _products(choices),
             choices.include_padding, choices.max_memory_bytes, workers=_workers(choices), resume=choices.resume,
         )  # fmt: skip
         with _model_threads(choices):
@@ -87,9 +85,7 @@ def gather(name: str, target: Target, choices: Choices, layout: Layout | None = 
         console.warn(data.bad.report())
     missing = passes.without_tokens_of(survey, described["tokens"])
     if missing:
-        console.warn(
-            f"no Gram for {'; '.join(missing)}: no token reaches it in the passes {', '.join(choices.passes)}"
-        )
+        console.warn(f"no Gram for {'; '.join(missing)}: no token reaches it in the passes {', '.join(choices.passes)}")
     return described
 
 
@@ -186,6 +182,7 @@ def _about(choices: Choices, data: _Examples, vocabulary: str | None) -> dict[st
         "num_examples": len(data.chosen),
         "batch_size": choices.batch_size,
         "passes": list(choices.passes),
+        "precision": choices.precision,
         "seed": choices.seed,
         **({"tokenizer": Path(vocabulary).name} if vocabulary else {}),
     }
@@ -195,6 +192,11 @@ def _portable(text: str) -> str:
     """A source without the folders it lies in on this machine."""
     name, equals, path = text.rpartition("=")
     return name + equals + Path(path).name if Path(path).is_absolute() else text
+
+
+def _products(choices: Choices) -> str:
+    """What products are made in: bfloat16 activations are widened to float32."""
+    return "float64" if choices.precision == "float64" else "float32"
 
 
 def _workers(choices: Choices) -> int:

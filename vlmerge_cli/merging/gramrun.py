@@ -62,9 +62,7 @@ class Job:
         return self.target.path.with_name(self.target.path.name + ".resume")
 
 
-def plan_groups(
-    sites: Sequence[Site], max_memory_bytes: int | None, precision: str, workers: int
-) -> list[list[Site]]:
+def plan_groups(sites: Sequence[Site], max_memory_bytes: int | None, precision: str, workers: int) -> list[list[Site]]:
     """Consecutive sites whose sums fit together. Raises UsageError when one alone does not."""
     if max_memory_bytes is None:
         return [list(sites)]
@@ -168,9 +166,8 @@ def _round(
             at = Progress(start.group, done, collector.counts)
             state.save(at, widths, collector.triangle, state.now)
 
-        report = stack.enter_context(
-            _Report.shown(title, batches.num, start.num_batches, collector.num_tokens, quiet)
-        )
+        progress = console.progress(title, batches.num, unit="batches", done=start.num_batches, quiet=quiet)
+        report = _Report(stack.enter_context(progress), batches.num, start.num_batches, collector.num_tokens)
         saved = time.monotonic()
         done = start.num_batches
         for _ in batches.run(done, collector) if done < batches.num else ():
@@ -222,35 +219,24 @@ def _write(
 
 
 class _Report:
-    """Progress in batches with tokens a second: a bar on a terminal, a line a minute elsewhere."""
+    """Progress in batches, with tokens a second and time left every quarter of a minute."""
 
-    def __init__(
-        self, title: str, num_batches: int, done: int, num_tokens: int, advance: console.Progress, quiet: bool
-    ) -> None:
-        self.title, self.num_batches, self.first, self.done = title, num_batches, done, done
-        self.first_tokens, self.advance, self.quiet = num_tokens, advance, quiet
+    def __init__(self, progress: console.Progress, num_batches: int, done: int, num_tokens: int) -> None:
+        self.progress, self.num_batches, self.first, self.done = progress, num_batches, done, done
+        self.first_tokens = num_tokens
         self.started = self.said = time.monotonic()
-
-    @classmethod
-    @contextmanager
-    def shown(cls, title: str, num_batches: int, done: int, num_tokens: int, quiet: bool) -> Iterator[_Report]:
-        with console.progress(title, num_batches, unit="batches", quiet=quiet) as advance:
-            if done:
-                advance(done)
-            yield cls(title, num_batches, done, num_tokens, advance, quiet)
 
     def __call__(self, num_tokens: int) -> None:
         """One more batch is done, and ``num_tokens`` in all."""
         self.done += 1
+        self.progress(1)
         now = time.monotonic()
-        speed = f"{console.count((num_tokens - self.first_tokens) / max(now - self.started, 1e-9))} tokens/s"
-        self.advance(1, speed)
-        if now - self.said >= 60 and not self.quiet and not console.is_terminal():
-            self.said = now
-            left = (now - self.started) / (self.done - self.first) * (self.num_batches - self.done)
-            console.say(
-                f"{self.title}: {self.done} of {self.num_batches} batches, {speed}, {left / 60:.1f} min left"
-            )
+        if now - self.said >= 15:
+            self.said, seconds = now, now - self.started
+            speed = console.count((num_tokens - self.first_tokens) / seconds)
+            left = seconds / (self.done - self.first) * (self.num_batches - self.done) / 60
+            at = f"batch {self.done} of {self.num_batches}"
+            self.progress.note(f"{at}, {speed} tokens/s, {left:.1f} min left")
 
 
 @contextmanager

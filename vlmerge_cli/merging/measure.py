@@ -8,14 +8,14 @@ too many entries share their leading bits does another counting pass come betwee
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from vlmerge_cli.checkpoint.dtypes import is_float, num_bytes
+from vlmerge_cli.checkpoint.dtypes import is_float, is_parameter, num_bytes
 from vlmerge_cli.checkpoint.reader import Checkpoint
 from vlmerge_cli.errors import MergeError, PlanError, UsageError, joined, nearest
 from vlmerge_cli.layouts.layout import Slot
@@ -132,26 +132,37 @@ def measure(
     return Distances(pair, _distance("all", [f for found in slots.values() for f in found]), tuple(worst_first))
 
 
-def gate(distances: Distances, limits: Sequence[str]) -> list[str]:
-    """Sentences for limits such as ``tssd=0.02`` that the whole exceeds. Raises UsageError for a bad limit."""
-    failed = []
+def parse_limits(limits: Iterable[str]) -> dict[str, float]:
+    """``tssd=0.02`` as a metric and its limit. Raises UsageError."""
+    found = {}
     for limit in limits:
         name, _, text = limit.partition("=")
         if name not in METRICS:
             raise UsageError(f"--fail-above {limit}", fix=nearest(name, METRICS))
         try:
-            most = float(text)
+            found[name] = float(text)
         except ValueError:
-            raise UsageError(f"--fail-above {limit}", fix=f"write it as {name}=0.02") from None
-        value = getattr(distances.whole, name)
-        if not value <= most:
-            failed.append(f"{name} of {','.join(distances.pair)} is {value:.6g}, above {most:g}")
-    return failed
+            found[name] = math.nan
+        if math.isnan(found[name]):
+            raise UsageError(f"--fail-above {limit}", fix=f"write it as {name}=0.02")
+    return found
+
+
+def gate(distances: Distances, limits: Mapping[str, float]) -> list[str]:
+    """A sentence for every limit that the whole exceeds."""
+    values = {name: getattr(distances.whole, name) for name in limits}
+    pair = ",".join(distances.pair)
+    return [
+        f"{name} of {pair} is {values[name]:.6g}, above {most:g}"
+        for name, most in limits.items()
+        if values[name] > most
+    ]
 
 
 def _pieces(checkpoint: Checkpoint, survey: Survey, pair: tuple[str, str], weights_only: bool) -> list[Piece]:
     problems = survey.problems()
-    pieces = []
+    pieces: list[Piece] = []
+    compared = False
     order = {key: place for place, key in enumerate(checkpoint.tensors)}
     for slot, keys in sorted(survey.groups.items(), key=lambda item: min(order[k] for k in item[1].values())):
         if not set(pair) <= set(keys) or (weights_only and slot.kind != "linear"):
@@ -159,12 +170,19 @@ def _pieces(checkpoint: Checkpoint, survey: Survey, pair: tuple[str, str], weigh
         one, two = (checkpoint.tensors[keys[expert]] for expert in pair)
         if one.shape != two.shape:
             problems.append(f"layer {slot.layer} {slot.name}: {pair[0]} is {one.shape}, {pair[1]} is {two.shape}")
+        elif unfit := [t.dtype for t in (one, two) if is_parameter(t.dtype) and not is_float(t.dtype)]:
+            problems.append(f"layer {slot.layer} {slot.name}: {unfit[0]} can be copied, not measured")
         elif is_float(one.dtype) and is_float(two.dtype):
+            compared = True
             chunk = NumpyArrays.chunk_elements
             pieces += [
                 Piece(slot, (keys[pair[0]], keys[pair[1]]), start, min(chunk, one.num_elements - start))
                 for start in range(0, one.num_elements, chunk)
             ]
+    if not compared and not problems:
+        problems.append(
+            "nothing to compare: " + ("no linear weight" if weights_only else "no slot") + " has both experts"
+        )
     if problems:
         raise PlanError(f"cannot measure:\n  {joined(problems)}", where=checkpoint.name)
     return pieces

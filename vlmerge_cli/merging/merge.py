@@ -11,19 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from vlmerge_cli import __version__, devices
-from vlmerge_cli.checkpoint.reader import INDEX_NAME, PICKLES, Checkpoint, open_checkpoint
+from vlmerge_cli.checkpoint.dtypes import is_parameter
+from vlmerge_cli.checkpoint.reader import Checkpoint, open_checkpoint
 from vlmerge_cli.checkpoint.writer import Target, create
 from vlmerge_cli.errors import PlanError, UsageError
 from vlmerge_cli.layouts.layout import Layout, Slot
 from vlmerge_cli.layouts.survey import find
 from vlmerge_cli.merging.execute import Job, execute, settled
 from vlmerge_cli.merging.gramfile import recorded_data
-from vlmerge_cli.merging.plan import Merge, Plan, Request, make_plan
+from vlmerge_cli.merging.plan import Merge, Plan, Request, make_plan, sibling_grams
 from vlmerge_cli.methods.method import Method
 
-GRAMS_SUFFIX = ".grams.safetensors"
 #: Stands for any linear slot when a method is asked whether it ever needs Grams.
 ANY_LINEAR = (Slot(0, "weight", "linear"),)
+#: Small files of a folder that go along with its weights: configurations, tokenizers, templates.
+CARRIED = {".json", ".txt", ".model", ".jinja", ".yaml"}
+MAX_CARRIED_BYTES = 16_000_000
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,8 @@ class Prepared:
     @property
     def num_parameters(self) -> tuple[int, int]:
         """Parameters (elements of floating tensors) before and after."""
-        before = sum(t.num_elements for t in self.checkpoint.tensors.values() if "F" in t.dtype)
-        after = sum(s.num_elements for s in self.plan.specs.values() if "F" in s.dtype)
+        before = sum(t.num_elements for t in self.checkpoint.tensors.values() if is_parameter(t.dtype))
+        after = sum(s.num_elements for s in self.plan.specs.values() if is_parameter(s.dtype))
         return before, after
 
 
@@ -103,6 +106,9 @@ def prepared(inputs: Inputs, method: Method, request: Request, with_grams: bool 
         grams = None
         if with_grams or any(method.needs_grams(slot) for slot in survey.groups):
             grams = _open_grams(inputs, checkpoint, stack)
+            if grams is None and with_grams:
+                fix = f"collect them: vlmerge grams {inputs.checkpoint} --data SOURCE; or name a file with --grams"
+                raise PlanError("--report needs Gram matrices", where=str(sibling_grams(checkpoint)), fix=fix)
         elif inputs.grams is not None and not any(method.needs_grams(slot) for slot in ANY_LINEAR):
             what = f"--grams is for regmean, --alpha auto and --report, {method.name} does not use it"
             raise UsageError(what)
@@ -170,12 +176,6 @@ def default_output(checkpoint: Checkpoint) -> Path:
     return Path(checkpoint.name.partition("@")[0].rpartition("/")[2] + ".merged")
 
 
-def sibling_grams(checkpoint: Checkpoint) -> Path:
-    """Where the Grams of a checkpoint lie unless the user says otherwise."""
-    path = checkpoint.path.resolve() if checkpoint.folder else checkpoint.path
-    return path.with_name(path.name.removesuffix(".safetensors") + GRAMS_SUFFIX)
-
-
 def recipe(ready: Prepared, settings: Settings) -> dict[str, Any]:
     """What was done, so that the merge can be repeated from its output; files by name and digest."""
 
@@ -205,17 +205,16 @@ def recipe(ready: Prepared, settings: Settings) -> dict[str, Any]:
 
 def _merged_config(config: dict[str, Any], plan: Plan) -> dict[str, Any]:
     """The model's own configuration; what says that modules are per expert now says that none is."""
-    whole = len(plan.specs) and not any(
-        key in plan.specs for g in plan.survey.groups.values() for key in g.values()
-    )
-    return {**config, "architecture": "agnostic"} if whole and "architecture" in config else config
+    whole = len(plan.specs) and not any(key in plan.specs for g in plan.survey.groups.values() for key in g.values())
+    agnostic = {"architecture": "agnostic", "own_attention": False, "own_ffn": False, "own_norms": False}
+    return {**config, **{name: value for name, value in agnostic.items() if name in config}} if whole else config
 
 
-def _open_grams(inputs: Inputs, checkpoint: Checkpoint, stack: ExitStack) -> Checkpoint:
+def _open_grams(inputs: Inputs, checkpoint: Checkpoint, stack: ExitStack) -> Checkpoint | None:
+    """The named Grams, or those beside the checkpoint; None without any, which only the plan can judge."""
     path = Path(inputs.grams) if inputs.grams is not None else sibling_grams(checkpoint)
-    if not path.exists():
-        fix = f"collect them: vlmerge grams {inputs.checkpoint} --data ...; or name a file with --grams"
-        raise PlanError(f"no Gram matrices: {path} does not exist", fix=fix)
+    if inputs.grams is None and not path.exists():
+        return None
     grams = stack.enter_context(open_checkpoint(str(path)))
     digest = grams.about().get("checkpoint")
     if digest is not None and digest != checkpoint.fingerprint():
@@ -239,8 +238,8 @@ def _extras(ready: Prepared, about: dict[str, Any], target: Target) -> dict[str,
         return {}
     extras: dict[str, bytes] = {}
     for path in sorted(ready.checkpoint.folder.iterdir()) if ready.checkpoint.folder else ():
-        weights = path.suffix in {".safetensors", *PICKLES} or path.name.endswith(".index.json")
-        if path.is_file() and not weights and path.name not in (INDEX_NAME, "README.md"):
+        carried = path.suffix in CARRIED and not path.name.endswith(".index.json")
+        if carried and path.is_file() and path.stat().st_size <= MAX_CARRIED_BYTES:
             extras[path.name] = path.read_bytes()
     if "config" in about:
         extras["config.json"] = (json.dumps(about["config"], indent=2) + "\n").encode()

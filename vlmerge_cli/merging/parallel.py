@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any, TypeVar
 
 import numpy as np
@@ -51,7 +51,8 @@ def run(
     finally:  # an interrupt too must find no thread still writing
         stop.set()
         for thread in others:
-            thread.join()
+            with suppress(RuntimeError):  # it was never started, and would find that it has to stop
+                thread.join()
     if errors:
         raise errors[0]
     return results

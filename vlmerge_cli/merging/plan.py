@@ -8,6 +8,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeAlias
 
 from vlmerge_cli.checkpoint.dtypes import DTYPES, FLOATS, is_float
@@ -20,6 +21,7 @@ from vlmerge_cli.merging.gramfile import token_counts
 from vlmerge_cli.methods.linalg import packed_size
 from vlmerge_cli.methods.method import Method
 
+GRAMS_SUFFIX = ".grams.safetensors"
 #: Experts that a task uses in layers with a cross-modal expert (reference: only_activate_used_experts).
 #: For nlvr2 the published RegMean has Grams of ``vl`` alone but averages biases and norms over all three; here
 #: ``vl`` is used throughout, as the published interpolation does.
@@ -109,15 +111,13 @@ def make_plan(
     """Decide every key's step. Raises PlanError with all problems, each in a line."""
     where = f"{checkpoint.name} (layout {survey.layout.name})"
     if not survey.groups:
-        raise PlanError(
-            "the checkpoint is modality-agnostic already: no slot has more than one expert", where=where
-        )
+        raise PlanError("the checkpoint is modality-agnostic already: no slot has more than one expert", where=where)
     planner = _Planner(checkpoint, survey, method, request, base, grams)
     steps = planner.steps()
     problems = [*survey.problems(), *planner.problems]
     if problems:
         count = f"{len(problems)} problems" if len(problems) > 1 else "1 problem"
-        fix = "leave slots out with --keep 'layers.3.mlp.*'" if planner.mismatch else ""
+        fix = f"leave slots out with --keep '{planner.unfit[0].label}'" if planner.unfit else ""
         raise PlanError(f"cannot merge, {count}:\n  {joined(problems)}", where=where, fix=fix)
     specs = {step.target: planner.output_spec(step) for step in steps if not isinstance(step, Drop)}
     return Plan(method, survey, tuple(steps), specs)
@@ -139,7 +139,7 @@ class _Planner:
         self.base, self.grams = base, grams
         self.counts = {} if grams is None else token_counts(grams)
         self.problems: list[str] = []
-        self.mismatch = False
+        self.unfit: list[Slot] = []
 
     def steps(self) -> list[Step]:
         kept = self._kept()
@@ -188,7 +188,7 @@ class _Planner:
         for what in ("shape", "dtype"):
             values = {expert: getattr(spec, what) for expert, spec in specs.items()}
             if len(set(values.values())) > 1:
-                self.mismatch = True
+                self.unfit.append(slot)
                 self.problems.append(f"{at}: " + ", ".join(f"{e} is {value}" for e, value in values.items()))
                 return []
         if len(used) == 1:
@@ -198,7 +198,7 @@ class _Planner:
         if kind in ("integer", "boolean"):
             return [*dropped, Same(target, slot, used)]
         if kind != "float":
-            self.mismatch = True
+            self.unfit.append(slot)
             self.problems.append(f"{at}: {spec.dtype} can be copied, not merged")
             return []
         grams = self._grams(slot, used, spec, at)
@@ -222,6 +222,10 @@ class _Planner:
         if self.base is None:
             if not any("--base" in problem for problem in self.problems):
                 self.problems.append(f"{self.method.name} needs the weights the experts started from: --base CKPT")
+        elif not any(self.survey.layout.merged_key(other) in self.base.tensors for other in self.survey.groups):
+            if not any("the base" in problem for problem in self.problems):
+                what = f"the base {self.base.name} has no {key} nor any other merged slot"
+                self.problems.append(f"{what}: it must be modality-agnostic")
         elif key not in self.base.tensors:
             self.problems.append(f"{at}: the base {self.base.name} has no {key}")
         elif self.base.tensors[key].shape != spec.shape:
@@ -236,18 +240,27 @@ class _Planner:
         if len(spec.shape) != 2:
             self.problems.append(f"{at}: a linear weight has two dimensions, this one is {spec.shape}")
             return {}
+        if self.grams is None:
+            if not any("--grams" in problem for problem in self.problems):
+                name, path = self.checkpoint.name, sibling_grams(self.checkpoint)
+                self.problems.append(
+                    f"{self.method.name} needs Gram matrices and {path} does not exist:"
+                    f" collect them with vlmerge grams {name} --data ..., or name a file with --grams"
+                )
+            return {}
         found = {}
         for expert in used:
             keys = self.survey.layout.gram_keys(slot, expert)
-            held = [] if self.grams is None else [key for key in keys if key in self.grams.tensors]
+            held = [key for key in keys if key in self.grams.tensors]
             if not held:
                 self.problems.append(f"{at}: no Gram of expert {expert} ({' or '.join(dict.fromkeys(keys))})")
                 continue
             found[expert] = held[0]
-            assert self.grams is not None
             gram, width = self.grams.tensors[held[0]], spec.shape[1]
-            if gram.shape not in ((width, width), (packed_size(width),)) or not is_float(gram.dtype):
+            if gram.shape not in ((width, width), (packed_size(width),)):
                 self.problems.append(f"{at}: the input is {width} wide, the Gram of {expert} is {gram.shape}")
+            elif not is_float(gram.dtype):
+                self.problems.append(f"{at}: the Gram of {expert} is {gram.dtype}")
         return found
 
     def _tokens(self, slot: Slot, grams: Mapping[str, str], at: str) -> dict[str, int]:
@@ -259,6 +272,12 @@ class _Planner:
             what = f"{at}: the file does not say how many tokens are in the Gram of {', '.join(missing)}"
             self.problems.append(f"{what}: --weigh tokens, or collect anew")
         return found
+
+
+def sibling_grams(checkpoint: Checkpoint) -> Path:
+    """Where the Grams of a checkpoint lie unless the user says otherwise."""
+    path = checkpoint.path.resolve() if checkpoint.folder else checkpoint.path
+    return path.with_name(path.name.removesuffix(".safetensors") + GRAMS_SUFFIX)
 
 
 def sources_of(step: Step) -> list[str]:

@@ -8,24 +8,27 @@ from vlmerge_cli import console
 from vlmerge_cli.checkpoint.dtypes import DTYPES
 from vlmerge_cli.merging.execute import COPY_BYTES
 from vlmerge_cli.merging.merge import Prepared, Settings, Summary
-from vlmerge_cli.merging.plan import Drop, Merge, Same, sources_of
+from vlmerge_cli.merging.plan import Drop, Merge, sources_of
 from vlmerge_cli.merging.residuals import Residual
+from vlmerge_cli.methods.method import method_class
 
 # What Python, numpy and the command line take before the first tensor, and what scipy adds; measured.
 START_BYTES, SCIPY_BYTES = 45 << 20, 45 << 20
 
 
 def summary_text(summary: Summary) -> str:
+    usual = {option.flag.lstrip("-"): option.default for option in method_class(summary.method).options()}
     settings = ", ".join(
-        f"{name} {_number(value)}" for name, value in summary.settings.items() if value is not False
+        f"{name} {_number(value)}"
+        for name, value in summary.settings.items()
+        if value is not False and not (isinstance(value, str) and value == usual[name])
     )
     before, after = summary.num_parameters_before, summary.num_parameters_after
     saved = 1 - after / before if before else 0.0
     return "\n".join(
         (
             f"{summary.output}",
-            f"  {summary.num_merged} slots of the {summary.architecture} model merged"
-            f" by {summary.method} ({settings})",
+            f"  {summary.num_merged} slots of the {summary.architecture} model merged by {summary.method} ({settings})",
             *_learnt(summary),
             f"  parameters {console.count(before)} -> {console.count(after)} ({saved:.0%} fewer)",
             f"  {console.size(summary.num_bytes_in)} in, {console.size(summary.num_bytes_out)} out"
@@ -130,14 +133,10 @@ def peak_memory_bytes(ready: Prepared, threads: int) -> int:
         out_features, in_features = spec.shape
         # the Gram as read, scaled, summed and being factored; per expert a weight, and a float64 copy and move
         largest = max(largest, 8 * in_features * (3 * in_features + 4 * out_features * len(step.sources)))
-    same = max(
-        (spec.num_bytes for step in plan.steps if isinstance(step, Same) for spec in [plan.specs[step.target]]),
-        default=0,
-    )
     wide = max((DTYPES[t.dtype].bits // 8 for t in ready.checkpoint.tensors.values()), default=4)
-    chunk = (1 << 17) * max(wide, 4) * 8 + COPY_BYTES
+    chunk = (1 << 17) * max(wide, 4) * 8 + 2 * COPY_BYTES
     start = START_BYTES + (SCIPY_BYTES if largest else 0)
-    return start + threads * max(chunk, largest, 2 * same)
+    return start + threads * max(chunk, largest)
 
 
 def _number(value: object) -> str:

@@ -230,9 +230,7 @@ class TorchSums:
         rows = rows.detach().to(self._device, self._types[key])
         with torch.no_grad(), torch.autocast(self._device.type, enabled=False), _products(self._device, narrow):
             for part in rows.split(CHUNK_ROWS):
-                for total, (first, last) in zip(
-                    self._sums[key], bands(self._widths[key], self.band_rows), strict=True
-                ):
+                for total, (first, last) in zip(self._sums[key], bands(self._widths[key], self.band_rows), strict=True):
                     total += part[:, first:last].T @ part[:, first:]
 
     def flush(self) -> None:

@@ -130,9 +130,5 @@ class Interpolation(Method):
             alphas[slot.label] = slope.alpha
         return replace(self, alphas=alphas)
 
-    def settings(self) -> dict[str, Any]:
-        found = super().settings()
-        return found if self.alpha == "auto" else {name: found[name] for name in ("alpha", "vl-ratio")}
-
     def learnt(self) -> dict[str, Any]:
         return {"alphas": dict(self.alphas)} if self.alphas else {}

@@ -103,7 +103,9 @@ class Method:
             choices = entry.metadata["choices"]
             if isinstance(value, str) and value not in choices:
                 raise UsageError(f"{entry.metadata['flag']} {value}", fix=nearest(value, choices))
-            if isinstance(value, float | int) and not isinstance(value, bool) and not low <= value <= high:
+            if isinstance(value, bool) or not isinstance(value, float | int):
+                continue
+            if not (low <= value <= high and math.isfinite(value)):
                 bounds = f"from {low:g} to {high:g}" if math.isfinite(high) else f"of at least {low:g}"
                 if math.isinf(low):
                     bounds = "that is finite"
@@ -112,9 +114,7 @@ class Method:
     @classmethod
     def options(cls) -> list[Option]:
         return [
-            Option(
-                f.name, f.metadata["flag"], f.metadata["kind"], f.default, f.metadata["help"], f.metadata["choices"]
-            )
+            Option(f.name, f.metadata["flag"], f.metadata["kind"], f.default, f.metadata["help"], f.metadata["choices"])
             for f in _option_fields(cls)
         ]
 

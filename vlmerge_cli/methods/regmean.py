@@ -69,7 +69,7 @@ class RegMean(Method):
             system += gram
             right = right + move @ gram
         if self.ridge:
-            step = self.ridge * float(_diagonal(system).mean())
+            step = self.ridge * (float(_diagonal(system).mean()) or 1.0)  # all inputs dead: any step gives the average
             _diagonal(system)[:] += step
             right = right + step / len(group.experts) * sum(moves.values())
         solution = linalg.solve(system, right)
@@ -92,7 +92,8 @@ class RegMean(Method):
         dead = int((_diagonal(system) == 0).sum())
         what = f"layer {group.slot.layer} {group.slot.name}: the sum of the Grams is singular or nearly so"
         what += f" (condition number {estimate}{f', {dead} inputs never active' if dead else ''})"
-        fixes = ["give directions without data the plain average: --ridge 1e-6"]
+        ridge = 100 * self.ridge if self.ridge else 1e-6
+        fixes = [f"give directions without data the plain average: --ridge {ridge:g}"]
         if self.gamma == 1:
             fixes.append("or weaken the off-diagonal entries: --gamma 0.9")
         return MergeError(what, fix=", ".join(fixes))

@@ -43,4 +43,4 @@ class Pairwise:
     def cosine(self) -> float:
         if self.xx == 0 or self.yy == 0:
             return 0.0 if self.xx == self.yy else 1.0
-        return 1 - self.xy / (math.sqrt(self.xx) * math.sqrt(self.yy))
+        return max(0.0, 1 - self.xy / (math.sqrt(self.xx) * math.sqrt(self.yy)))

@@ -26,9 +26,7 @@ class Attention(nn.Module):
         num_rows, num_tokens, width = x.shape
         qkv_bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         qkv = functional.linear(x, self.qkv.weight, qkv_bias)  # (B, T, 3·width)
-        q, k, v = qkv.view(num_rows, num_tokens, 3, self.num_heads, -1).permute(
-            2, 0, 3, 1, 4
-        )  # (B, heads, T, d)
+        q, k, v = qkv.view(num_rows, num_tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # (B, heads, T, d)
         y = functional.scaled_dot_product_attention(q, k, v, attn_mask=additive(bias, mask, q.dtype))
         y = y.transpose(1, 2).reshape(num_rows, num_tokens, width)
         return self.proj(y)  # type: ignore[no-any-return]
@@ -42,7 +40,5 @@ def additive(bias: Tensor | None, mask: Tensor | None, dtype: torch.dtype) -> Te
     """
     if mask is None:
         return None if bias is None else bias[None].to(dtype)
-    scores = (
-        torch.zeros(1, 1, 1, 1, dtype=dtype, device=mask.device) if bias is None else bias[None].to(dtype)
-    )
+    scores = torch.zeros(1, 1, 1, 1, dtype=dtype, device=mask.device) if bias is None else bias[None].to(dtype)
     return scores.masked_fill(~mask[:, None, None, :], torch.finfo(dtype).min)

@@ -52,9 +52,7 @@ class ModelConfig:
     own_attention: bool = True  # each expert its own attention and norm1
     own_ffn: bool = True  # each expert its own FFN and norm2
     own_norms: bool = True  # each expert its own norm1 and norm2
-    joint_below_fusion: bool = (
-        False  # attend jointly in every layer (published custom-LN; shared attention only)
-    )
+    joint_below_fusion: bool = False  # attend jointly in every layer (published custom-LN; shared attention only)
     layer_scale: float = 0.1  # start value of gamma_1 and gamma_2
     drop_path: float = 0.1  # of the last layer; grows linearly from 0 at the first
     dropout: float = 0.1  # of the text embeddings, the only dropout
@@ -151,9 +149,7 @@ class ModelConfig:
                 if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
                     problems.append(f"heads must be a list of names, not {value!r}")
                     continue
-                problems += [
-                    f"no head {name!r}: {nearest(name, HEADS)}" for name in value if name not in HEADS
-                ]
+                problems += [f"no head {name!r}: {nearest(name, HEADS)}" for name in value if name not in HEADS]
                 object.__setattr__(self, "heads", tuple(value))
             elif field.type == "float" and type(value) is int:
                 object.__setattr__(self, field.name, float(value))
@@ -163,9 +159,7 @@ class ModelConfig:
 
     def _find_problems(self) -> list[str]:
         sizes = [f for f in fields(self) if f.type == "int" and f.name != "fusion_layer"]
-        problems = [
-            f"{f.name} is {getattr(self, f.name)}, below 1" for f in sizes if getattr(self, f.name) < 1
-        ]
+        problems = [f"{f.name} is {getattr(self, f.name)}, below 1" for f in sizes if getattr(self, f.name) < 1]
         if problems:
             return problems
         if self.image_px % self.patch_px:
@@ -175,9 +169,7 @@ class ModelConfig:
         if not 0 <= self.fusion_layer < self.num_layers:
             problems.append(f"fusion_layer {self.fusion_layer} is not among the {self.num_layers} layers")
         if self.positions not in ("relative", "absolute"):
-            problems.append(
-                f"positions {self.positions!r}: {nearest(self.positions, ['relative', 'absolute'])}"
-            )
+            problems.append(f"positions {self.positions!r}: {nearest(self.positions, ['relative', 'absolute'])}")
         if self.max_text_tokens < 2:
             problems.append("max_text_tokens is below 2")
         if self.positions == "relative" and self.max_text_tokens > self.text_bias_tokens:
@@ -220,8 +212,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     # For the built-in data set: learns the paper's effects in minutes on a CPU.
     "small": {
         "image_px": 32, "patch_px": 8, "width": 64, "num_heads": 2, "ffn_width": 128, "num_layers": 4,
-        "fusion_layer": 2, "vocab_size": 64, "max_text_tokens": 16, "text_bias_tokens": 16,
-        "positions": "absolute", "layer_scale": 1.0, "drop_path": 0.0, "dropout": 0.0, "num_answers": 22,
+        "fusion_layer": 2, "vocab_size": 96, "max_text_tokens": 20, "text_bias_tokens": 20,
+        "positions": "absolute", "layer_scale": 1.0, "drop_path": 0.0, "dropout": 0.0, "num_answers": 30,
         "num_classes": 48,
     },
     # ViT-Tiny/16

@@ -34,8 +34,10 @@ class TextEmbeddings(nn.Module):
         self.LayerNorm = nn.LayerNorm(config.width, eps=1e-12)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, ids: Tensor) -> Tensor:
+    def forward(self, ids: Tensor, drop: Tensor | None = None) -> Tensor:
+        """``drop`` (B, T, width) stands in for the dropout where the caller draws it."""
         x = self.word_embeddings(ids) + self.token_type_embeddings.weight[0]
         if self.position_embeddings is not None:
             x = x + self.position_embeddings.weight[: ids.shape[1]]
-        return self.dropout(self.LayerNorm(x))  # type: ignore[no-any-return]
+        x = self.LayerNorm(x)
+        return self.dropout(x) if drop is None else x * drop  # type: ignore[no-any-return]

@@ -79,9 +79,7 @@ class MaskedWords(nn.Module):
 
 def classifier(width: int, hidden: int, num_outputs: int) -> nn.Sequential:
     """Linear, norm, GELU, linear: (B, width) to (B, outputs)."""
-    return nn.Sequential(
-        nn.Linear(width, hidden), nn.LayerNorm(hidden), nn.GELU(), nn.Linear(hidden, num_outputs)
-    )
+    return nn.Sequential(nn.Linear(width, hidden), nn.LayerNorm(hidden), nn.GELU(), nn.Linear(hidden, num_outputs))
 
 
 def build(config: ModelConfig) -> dict[str, nn.Module | nn.Parameter]:

@@ -44,10 +44,7 @@ class HubFolder(PyTorchModelHubMixin, library_name="vlmerge"):  # type: ignore[m
         local_files_only) are as everywhere.
         Raises CheckpointError for weights that are missing or broken, PlanError for those that do not fit.
         """
-        path = Path(pretrained_model_name_or_path)
-        if path.exists():
-            return cls._from_pretrained(model_id=str(path), **kwargs)
-        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)  # type: ignore[no-any-return]
+        return cls._from_pretrained(model_id=str(pretrained_model_name_or_path), **kwargs)
 
     @classmethod
     def _from_pretrained(
@@ -74,12 +71,10 @@ class HubFolder(PyTorchModelHubMixin, library_name="vlmerge"):  # type: ignore[m
         source = open_source(place)
         stored = _config_of(source.config if config is None else config, source.tensors, model_id, changes)
         model = cls(stored.change(**changes), init=False)
-        plan = weights.plan(model, source.tensors, model_id)
+        plan = weights.plan(model, source.tensors, model_id, config=stored)
         if plan.report.fresh and not changes:
             what = ", ".join(plan.report.fresh[:3]) + (", ..." if len(plan.report.fresh) > 3 else "")
-            raise CheckpointError(
-                f"the weights lack {len(plan.report.fresh)} tensors: {what}", where=model_id
-            )
+            raise CheckpointError(f"the weights lack {len(plan.report.fresh)} tensors: {what}", where=model_id)
         if plan.report.fresh or plan.report.resized:
             init_weights(model)
         model.start_report = plan.apply(model)
@@ -123,9 +118,7 @@ class HubFolder(PyTorchModelHubMixin, library_name="vlmerge"):  # type: ignore[m
         """What the model is, and how to load it."""
         config = self.config
         num_parameters = sum(p.numel() for p in self.parameters())
-        rows = "\n".join(
-            f"| {name} | {value} |" for name, value in config.to_dict().items() if name != "model_type"
-        )
+        rows = "\n".join(f"| {name} | {value} |" for name, value in config.to_dict().items() if name != "model_type")
         return ModelCard(_CARD.format(
             architecture=config.architecture, parameters=console.count(num_parameters),
             heads=", ".join(config.heads) or "none", rows=rows,
@@ -167,9 +160,7 @@ def _config_of(
         return given
     if given is not None and given.get("model_type", MODEL_TYPE) == MODEL_TYPE:
         return ModelConfig.from_dict(given, where)
-    known = {
-        name: changes[name] for name in ("fusion_layer", "num_heads", "max_text_tokens") if name in changes
-    }
+    known = {name: changes[name] for name in ("fusion_layer", "num_heads", "max_text_tokens") if name in changes}
     return infer_config({key: tuple(tensor.shape) for key, tensor in tensors.items()}, where, **known)
 
 

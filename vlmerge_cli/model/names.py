@@ -153,9 +153,7 @@ def _merge_tables(named: Named, where: str) -> Named:
     elif present:
         if len(present) < len(each):
             missing = next(key for key in each if key not in named)
-            raise CheckpointError(
-                f"some layers have a relative position table, but there is no {missing}", where=where
-            )
+            raise CheckpointError(f"some layers have a relative position table, but there is no {missing}", where=where)
         pairs = [named.pop(key) for key in each]
         sources = tuple(source for _, names in pairs for source in names)
         named[IMAGE_TABLE] = (torch.cat([tensor for tensor, _ in pairs], dim=1), sources)

@@ -41,9 +41,7 @@ class Block(nn.Module):
         self.gamma_1 = nn.Parameter(torch.full((width,), config.layer_scale))
         self.gamma_2 = nn.Parameter(torch.full((width,), config.layer_scale))
 
-    def forward(
-        self, x: Tensor, parts: Parts, bias: Tensor | None, mask: Tensor | None, keep: Tensor | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, parts: Parts, bias: Tensor | None, mask: Tensor | None, keep: Tensor | None) -> Tensor:
         """x (B, T, width), bias (heads, T, T), mask (B, T), keep (2, B) that scales each half of the block.
 
         Several ``parts`` attend to each other, so they must share their attention.

@@ -138,29 +138,35 @@ class VLModel(HubFolder, nn.Module):
 
     # --- below the fusion layers ----------------------------------------------------------------------------
 
-    def text(self, ids: Tensor, mask: Tensor | None = None, *, keep: Tensor | None = None) -> State:
-        """Text to its state: ids (B, T), mask (B, T), 0 or False at padding."""
-        embedded = self._embed_text(ids)
+    def text(
+        self, ids: Tensor, mask: Tensor | None = None, *,
+        keep: Tensor | None = None, drop: Tensor | None = None,
+    ) -> State:  # fmt: skip
+        """Text to its state: ids (B, T), mask (B, T), 0 or False at padding.
+
+        ``keep`` (layers, 2, B) and ``drop`` (B, T, width) are stochastic depth and dropout as the caller
+        drew them; without them the model draws its own.
+        """
+        embedded = self._embed_text(ids, drop)
         return self._lower("l", embedded, None if mask is None else mask.bool(), keep)
 
     def image(self, image: Tensor, *, second: bool = False, keep: Tensor | None = None) -> State:
         """Image (B, 3, px, px) in [-1, 1] to its state; ``second``: it is NLVR2's second image."""
         return self._lower("v", self._embed_image(image, second), None, keep)
 
-    def _embed_text(self, ids: Tensor) -> Tensor:
+    def _embed_text(self, ids: Tensor, drop: Tensor | None = None) -> Tensor:
         room = self.config.max_text_tokens
         if ids.shape[1] > room:
             fix = "cut the text, or build the model with a larger max_text_tokens"
             raise UsageError(f"{ids.shape[1]} text tokens, the model takes {room}", fix=fix)
-        return self.text_embeddings(ids) + self.token_type_embeddings.weight[0]  # type: ignore[no-any-return]
+        words = self.text_embeddings(ids, drop)
+        return words + self.token_type_embeddings.weight[0]  # type: ignore[no-any-return]
 
     def _embed_image(self, image: Tensor, second: bool) -> Tensor:
         px, row = self.config.image_px, 2 if second else 1
         if image.shape[-2:] != (px, px):
             fix = "resize the images, or load the model with another image_px"
-            raise UsageError(
-                f"images of {image.shape[-2]}×{image.shape[-1]}, the model takes {px}×{px}", fix=fix
-            )
+            raise UsageError(f"images of {image.shape[-2]}×{image.shape[-1]}, the model takes {px}×{px}", fix=fix)
         if row >= self.config.num_token_types:
             raise UsageError("only a model with the nlvr2 head takes a second image", fix="heads=('nlvr2',)")
         return self.transformer.embed(image) + self.token_type_embeddings.weight[row]  # (B, 1 + g², width)
@@ -186,16 +192,18 @@ class VLModel(HubFolder, nn.Module):
             return self._meet(text.embedded, image.embedded, text.mask, range(last), keep)
         return self._meet(text.hidden, image.hidden, text.mask, range(self.config.fusion_layer, last), keep)
 
-    def joint(self, ids: Tensor, mask: Tensor | None, image: Tensor, *, second: bool = False) -> Joint:
-        """The joint pass by itself: ids (B, T), mask (B, T), image (B, 3, px, px)."""
-        keep = self._draw_keep(image)
+    def joint(
+        self, ids: Tensor, mask: Tensor | None, image: Tensor, *, second: bool = False,
+        keep: Tensor | None = None, drop: Tensor | None = None,
+    ) -> Joint:  # fmt: skip
+        """The joint pass by itself: ids (B, T), mask (B, T), image (B, 3, px, px); noise as in text."""
+        keep = self._draw_keep(image) if keep is None else keep
         if self.config.joint_below_fusion:
-            text, pixels = self._embed_text(ids), self._embed_image(image, second)
+            text, pixels = self._embed_text(ids, drop), self._embed_image(image, second)
             mask = None if mask is None else mask.bool()
             return self._meet(text, pixels, mask, range(self.config.num_layers), keep)
-        return self.fuse(
-            self.text(ids, mask, keep=keep), self.image(image, second=second, keep=keep), keep=keep
-        )
+        words = self.text(ids, mask, keep=keep, drop=drop)
+        return self.fuse(words, self.image(image, second=second, keep=keep), keep=keep)
 
     def forward(self, ids: Tensor, mask: Tensor | None, image: Tensor) -> Joint:
         """The joint pass."""
@@ -208,9 +216,7 @@ class VLModel(HubFolder, nn.Module):
         index = self.image_index if modality == "v" else self.text_index[:num_tokens, :num_tokens]
         return self._run(x, layers, ((expert, num_tokens),), index, mask, keep)
 
-    def _meet(
-        self, text: Tensor, image: Tensor, mask: Tensor | None, layers: range, keep: Tensor | None
-    ) -> Joint:
+    def _meet(self, text: Tensor, image: Tensor, mask: Tensor | None, layers: range, keep: Tensor | None) -> Joint:
         """Side by side, text first: as l and v below the fusion layers (if it starts there), then as vl."""
         num_text, num_image = text.shape[1], image.shape[1]
         x = torch.cat([text, image], dim=1)  # (B, T + 1 + g², width)
@@ -253,12 +259,17 @@ class VLModel(HubFolder, nn.Module):
 
     # --- what the heads say ---------------------------------------------------------------------------------
 
-    def features(self, state: State, *, second: bool = False) -> Tensor:
+    def features(self, state: State, *, second: bool = False, keep: Tensor | None = None) -> Tensor:
         """For retrieval and ITC: the first token, projected, of length 1, (B, width); ``second``: by vl."""
         side = "text" if state.expert == "l" else "image"
-        first_token = self.alone(state, "vl" if second else None)[:, 0]
+        first_token = self.alone(state, "vl" if second else None, keep=keep)[:, 0]
         projected = self._head(f"ifm_vl_{side}_proj" if second else f"ifm_{side}_proj")(first_token)
-        return functional.normalize(projected.float(), dim=-1)
+        exact = projected if projected.dtype == torch.float64 else projected.float()
+        return functional.normalize(exact, dim=-1)
+
+    def scale(self, second: bool = False) -> Tensor:
+        """What cosines of features are multiplied with: exp of the learned logarithm, a scalar."""
+        return self._head("logit_vl_scale" if second else "logit_scale").exp()  # type: ignore[no-any-return]
 
     def pooled(self, joint: Joint) -> Tensor:
         """tanh(dense(text [CLS])), (B, width)."""

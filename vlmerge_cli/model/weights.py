@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vlmerge_cli.errors import PlanError, UsageError, joined, nearest
 from vlmerge_cli.model import positions
-from vlmerge_cli.model.config import grid_of
+from vlmerge_cli.model.config import MODEL_TYPE, ModelConfig, grid_of
 from vlmerge_cli.model.names import IMAGE_TABLE, Named, translated
 from vlmerge_cli.model.source import open_source
 
@@ -83,17 +83,21 @@ def load_weights(
     *,
     into: Iterable[str] = EXPERTS,
     leave: Iterable[str] = (),
+    config: ModelConfig | None = None,
 ) -> StartReport:
     """Set the model's parameters from a file, folder, Hub repository or named tensors.
 
     Weights that the source shares go to each expert of ``into`` (an image-only BEiT as much as an agnostic
-    seed); the other experts keep their start values. ``leave``: patterns of parameters to leave alone.
+    seed); the other experts keep their start values. ``leave``: patterns of parameters to leave
+    alone. ``config`` is the source's own, where it does not come along and its tables are of another size.
     Raises PlanError for what does not fit, CheckpointError for what cannot be read or is of no known form.
     """
     if isinstance(source, Mapping):
-        return plan(model, source, "the given tensors", into=into, leave=leave).apply(model)
+        return plan(model, source, "the given tensors", into=into, leave=leave, config=config).apply(model)
     opened = open_source(source)
-    return plan(model, opened.tensors, opened.name, into=into, leave=leave).apply(model)
+    if config is None and opened.config is not None and opened.config.get("model_type") == MODEL_TYPE:
+        config = ModelConfig.from_dict(opened.config, opened.name)
+    return plan(model, opened.tensors, opened.name, into=into, leave=leave, config=config).apply(model)
 
 
 def plan(
@@ -103,9 +107,11 @@ def plan(
     *,
     into: Iterable[str] = EXPERTS,
     leave: Iterable[str] = (),
+    config: ModelConfig | None = None,
 ) -> Plan:
     """What load_weights would do."""
     into, leave = tuple(into), tuple(leave)
+    room = positions.Room(config.grid, config.text_bias_tokens) if config else _room_of(model, tensors)
     parameters = dict(model.named_parameters())
     _check_choices(into, leave, parameters)
     named, form = translated(tensors, name)
@@ -124,7 +130,7 @@ def plan(
                 problems.append(why)
             continue
         tensor, sources = named[found]
-        fitted = _fitted(model, key, parameter, found, tensor, tensors)
+        fitted = _fitted(model, key, parameter, found, tensor, room)
         if isinstance(fitted, str):
             problems.append(fitted)
             continue
@@ -188,7 +194,7 @@ Fitted = tuple[str, Callable[[], Tensor]]
 
 
 def _fitted(
-    model: VLModel, key: str, parameter: Tensor, found: str, tensor: Tensor, source: Mapping[str, Tensor]
+    model: VLModel, key: str, parameter: Tensor, found: str, tensor: Tensor, room: positions.Room | None
 ) -> Fitted | str:
     """(what is done to ``tensor``, how it is done), or why it cannot be made to fit."""
     if not tensor.is_floating_point():
@@ -198,25 +204,19 @@ def _fitted(
         return _fit_image_table(model, parameter, tensor)
     if old == new:
         return "", lambda: tensor
-    if key == TABLE and old[1] == new[1] and (room := _room_of(model, len(tensor), source)):
+    if key == TABLE and old[1] == new[1] and room and (room.num_rows, room.text_tokens > 1) == (old[0], True):
         to = model.room
         before, after = (f"{r.grid}×{r.grid} patches and {r.text_tokens} text tokens" for r in (room, to))
         how = f"{before} to {after}"
         return how, lambda: positions.resize_table(tensor, room, to)
-    if (
-        key == "transformer.pos_embed"
-        and old[2] == new[2]
-        and (grid := round((old[1] - 1) ** 0.5)) ** 2 == old[1] - 1
-    ):
+    if key == "transformer.pos_embed" and old[2] == new[2] and (grid := round((old[1] - 1) ** 0.5)) ** 2 == old[1] - 1:
         to_grid = model.config.grid
         return (
             f"{grid}×{grid} patches to {to_grid}×{to_grid}",
             lambda: positions.resize_absolute(tensor, grid, to_grid),
         )
     if key == "text_embeddings.position_embeddings.weight" and old[1] == new[1]:
-        how = f"{old[0]} text tokens to {new[0]}" + (
-            ", new ones at their start values" if new[0] > old[0] else ""
-        )
+        how = f"{old[0]} text tokens to {new[0]}" + (", new ones at their start values" if new[0] > old[0] else "")
         return how, lambda: torch.cat([tensor[: new[0]].to(parameter), parameter[old[0] :]])
     if key == "token_type_embeddings.weight" and old[1] == new[1] and {old[0], new[0]} == {2, 3}:
         how = "a third row, copied from the second" if new[0] == 3 else "the third row left out"
@@ -238,16 +238,16 @@ def _fit_image_table(model: VLModel, parameter: Tensor, table: Tensor) -> Fitted
     return f"{grid}×{grid} patches to {room.grid}×{room.grid}, rows with text at their start values", make
 
 
-def _room_of(model: VLModel, num_rows: int, source: Mapping[str, Tensor]) -> positions.Room | None:
+def _room_of(model: VLModel, source: Mapping[str, Tensor]) -> positions.Room | None:
     """What the source's table is sized for: by its index of image pairs, else by a text length that fits."""
-    index = source.get("relative_position_index")
+    if TABLE not in source:
+        return None
+    num_rows, index = len(source[TABLE]), source.get("relative_position_index")
     if index is not None:
         grid = round((len(index) - 1) ** 0.5)
-        rest = num_rows - 5 - (2 * grid - 1) ** 2
-        return positions.Room(grid, rest // 2) if rest > 2 and rest % 2 == 0 else None
+        return positions.Room(grid, (num_rows - 5 - (2 * grid - 1) ** 2) // 2)
     for text_tokens in (model.config.text_bias_tokens, _PUBLISHED_TEXT_ROOM):
         fits = grid_of(num_rows, 5 + 2 * text_tokens)
         if fits:
             return positions.Room(fits, text_tokens)
-    rest = num_rows - 5 - model.room.num_patch_rows
-    return positions.Room(model.config.grid, rest // 2) if rest > 2 and rest % 2 == 0 else None
+    return positions.Room(model.config.grid, (num_rows - 5 - model.room.num_patch_rows) // 2)

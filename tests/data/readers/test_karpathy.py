@@ -38,9 +38,7 @@ def test_one_pair_a_caption_without_doubles(coco):
 
 
 def test_splits_and_restval(coco):
-    root = coco(
-        *(entry(f"{n}.jpg", split, split) for n, split in enumerate(("train", "restval", "val", "test")))
-    )
+    root = coco(*(entry(f"{n}.jpg", split, split) for n, split in enumerate(("train", "restval", "val", "test"))))
     assert [len(open_reader(root, "pairs", split, BadSamples())) for split in ("train", "val", "test")] == [
         1,
         1,

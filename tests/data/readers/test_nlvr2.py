@@ -56,9 +56,8 @@ def test_what_is_wrong_is_counted(root):
     cut = root / "images" / "train" / "17" / "train-5-2-img0.png"
     cut.write_bytes(cut.read_bytes()[:-20])
     with open(root / "data" / "train.json", "a") as file:
-        file.write(
-            '{"identifier": "train-5-0-0", "sentence"\n\n{"identifier": "x", "sentence": "y", "label": "maybe"}\n'
-        )
+        file.write('{"identifier": "train-5-0-0", "sentence"\n\n')
+        file.write('{"identifier": "x", "sentence": "y", "label": "maybe"}\n')
     bad = BadSamples(max_ratio=1.0)
     reader = open_reader(root, "statements", "train", bad, check="whole")
     assert [reader[number].key for number in range(len(reader))] == ["train-5-1-0", "train-5-1-1"]

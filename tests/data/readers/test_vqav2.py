@@ -32,9 +32,7 @@ def write(root: Path, subset: str, answers: dict, jpeg) -> None:
                     "multiple_choice_answer": said[0],
                     "question_type": "what is",
                     "answer_type": "other",
-                    "answers": [
-                        {"answer": a, "answer_id": n, "answer_confidence": "yes"} for n, a in enumerate(said)
-                    ],
+                    "answers": [{"answer": a, "answer_id": n, "answer_confidence": "yes"} for n, a in enumerate(said)],
                 }
             )
     (root / f"v2_OpenEnded_mscoco_{subset}_questions.json").write_text(json.dumps({"questions": asked}))

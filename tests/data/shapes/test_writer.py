@@ -27,9 +27,7 @@ def test_another_process_writes_the_same_bytes(tmp_path: Path):
         f"[folder({TINY}, part, Path({str(tmp_path / 'b')!r})) for part in {PARTS}]"
     )
     root = Path(__file__).parents[3]
-    subprocess.run(
-        [sys.executable, "-c", code], check=True, cwd=root, env={"PYTHONHASHSEED": "7", "PATH": ""}
-    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=root, env={"PYTHONHASHSEED": "7", "PATH": ""})
     for part in PARTS:
         folder(eval(TINY), part, tmp_path / "a")
     assert digests(tmp_path / "a") == digests(tmp_path / "b")
@@ -51,9 +49,7 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path: Path):
         folder(options, "classes", tmp_path)
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"num_things": (0, 2)}, {"num_things": (1, 5)}, {"train": 1}, {"variant": "cats"}]
-)
+@pytest.mark.parametrize("wrong", [{"num_things": (0, 2)}, {"num_things": (1, 5)}, {"train": 1}, {"variant": "cats"}])
 def test_options_out_of_range_are_refused(wrong):
     with pytest.raises(UsageError):
         ShapesOptions(**wrong)
@@ -76,9 +72,7 @@ def test_karpathy_and_vqa_files_have_the_published_fields(small_shapes):
 def test_webdataset_reads_the_shards(small_shapes):
     _, root = small_shapes
     shards = str(root / "shards" / "{00000..00002}.tar")
-    samples = list(
-        webdataset.WebDataset(shards, shardshuffle=False).decode("pil").to_tuple("jpg", "txt", "json")
-    )
+    samples = list(webdataset.WebDataset(shards, shardshuffle=False).decode("pil").to_tuple("jpg", "txt", "json"))
     assert len(samples) == 48
     image, text, facts = samples[0]
     assert image.size == (16, 16)

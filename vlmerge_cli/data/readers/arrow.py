@@ -90,9 +90,7 @@ class ArrowQuestions:
     kind: ClassVar[Kind] = "questions"
     columns: ClassVar[set[str]] = {"image", "questions", "question_id"}
 
-    def __init__(
-        self, path: Path, split: str, bad: BadSamples, *, answers: AnswerVocabulary | None = None
-    ) -> None:
+    def __init__(self, path: Path, split: str, bad: BadSamples, *, answers: AnswerVocabulary | None = None) -> None:
         self.questions = [one for file in _files(path, self.columns, split) for one in _questions(file, bad)]
         self.vocabulary = answers or _vocabulary(path, self.columns)
 
@@ -151,9 +149,7 @@ def _questions(file: Path, bad: BadSamples) -> Iterator[Question]:
             continue
         for text, number, said, worth in zip(texts, numbers, answers, scores, strict=True):
             times = (int(np.argmin([abs(score - level) for level in SOFT_TARGET])) for score in worth or [])
-            repeated = tuple(
-                answer for answer, count in zip(said or [], times, strict=False) for _ in range(count)
-            )
+            repeated = tuple(answer for answer, count in zip(said or [], times, strict=False) for _ in range(count))
             yield Question(str(number), Cell(str(file), "image", row), text, repeated, int(number))
 
 
@@ -179,9 +175,7 @@ def _files(path: Path, columns: set[str], split: str, restval: bool = False) -> 
     wanted += [ENDINGS["restval"]] if restval and split == "train" else []
     found = [file for file in there if any(pattern.search(file.stem) for pattern in wanted)]
     if split == "train":
-        found += [
-            file for file in there if not any(pattern.search(file.stem) for pattern in ENDINGS.values())
-        ]
+        found += [file for file in there if not any(pattern.search(file.stem) for pattern in ENDINGS.values())]
     if not found:
         names = ", ".join(file.name for file in there)
         raise DataError(f"no file of split '{split}'", where=str(path), fix=f"there are: {names}")
@@ -190,9 +184,7 @@ def _files(path: Path, columns: set[str], split: str, restval: bool = False) -> 
 
 def _with_columns(path: Path, columns: set[str]) -> list[Path]:
     files = [path] if path.is_file() else sorted(path.glob("*.arrow")) if path.is_dir() else []
-    return [
-        file for file in files if file.suffix == ".arrow" and columns <= set(_table(str(file)).column_names)
-    ]
+    return [file for file in files if file.suffix == ".arrow" and columns <= set(_table(str(file)).column_names)]
 
 
 @lru_cache(maxsize=128)

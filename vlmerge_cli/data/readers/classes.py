@@ -45,9 +45,7 @@ class ClassFolders:
         for split in SPLITS:
             for name in _subfolders(path / split)[:3]:
                 entries = list((path / split / name).iterdir())
-                if any(entry.suffix.lower() in ENDINGS for entry in entries) and not any(
-                    map(Path.is_dir, entries)
-                ):
+                if any(entry.suffix.lower() in ENDINGS for entry in entries) and not any(map(Path.is_dir, entries)):
                     return True
         return False
 

@@ -37,17 +37,11 @@ class Karpathy:
         entries = [row for row in documents if isinstance(row, dict) and row.get("split") in wanted]
         if not entries:
             known = sorted({str(row.get("split")) for row in documents if isinstance(row, dict)})
-            raise DataError(
-                f"no image of split '{split}'", where=str(file), fix=f"there are: {', '.join(known)}"
-            )
+            raise DataError(f"no image of split '{split}'", where=str(file), fix=f"there are: {', '.join(known)}")
         relative = [_relative(row) for row in entries]
-        base = first_with(
-            [file.parent / name for name in IMAGE_FOLDERS], next((name for name in relative if name), "")
-        )
+        base = first_with([file.parent / name for name in IMAGE_FOLDERS], next((name for name in relative if name), ""))
         paths = [str(base / name) if name else "" for name in relative]
-        used = (
-            [name] * max(1, len(row.get("sentences") or ())) for row, name in zip(entries, paths, strict=True)
-        )
+        used = ([name] * max(1, len(row.get("sentences") or ())) for row, name in zip(entries, paths, strict=True))
         unusable = broken((name for names in used for name in names if name), check, bad)
         self.captions: list[str] = []
         self.files: list[str] = []
@@ -55,9 +49,7 @@ class Karpathy:
         for row, name in zip(entries, paths, strict=True):
             texts = _captions(row, name, bad)
             if not name:
-                bad.add(
-                    "entry without a filename", f"{file.name} imgid {row.get('imgid')}", max(1, len(texts))
-                )
+                bad.add("entry without a filename", f"{file.name} imgid {row.get('imgid')}", max(1, len(texts)))
             if not name or name in unusable or not texts:
                 continue
             owner += [len(self.files)] * len(texts)

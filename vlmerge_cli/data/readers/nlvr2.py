@@ -57,9 +57,7 @@ class Nlvr2:
 
 
 def _images(root: Path, file: Path, stem: str) -> Path:
-    places = [
-        base / name for base in (root, file.parent, file.parent.parent) for name in (f"images/{stem}", stem)
-    ]
+    places = [base / name for base in (root, file.parent, file.parent.parent) for name in (f"images/{stem}", stem)]
     return next((place for place in places if place.is_dir()), places[0])
 
 

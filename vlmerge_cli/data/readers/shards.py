@@ -142,16 +142,12 @@ def _shards(path: Path, split: str) -> tuple[list[Path], list[Path]]:
         inside = [path / split, path] if split else [path]
         found = next((tars for tars in (sorted(folder.glob("*.tar")) for folder in inside) if tars), [])
         numbers = {int(file.stem): len(file.stem) for file in found if file.stem.isdigit()}
-        named = {
-            int(file.name.split("_")[0]) for folder in inside for file in folder.glob("[0-9]*_stats.json")
-        }
+        named = {int(file.name.split("_")[0]) for folder in inside for file in folder.glob("[0-9]*_stats.json")}
         everything = {*numbers, *named}
         wanted = list(found)
         if found and numbers and len(numbers) == len(found):
             width = max(numbers.values())
-            wanted = [
-                found[0].with_name(f"{n:0{width}d}.tar") for n in range(min(everything), max(everything) + 1)
-            ]
+            wanted = [found[0].with_name(f"{n:0{width}d}.tar") for n in range(min(everything), max(everything) + 1)]
     if not found:
         raise DataError("no tar shards", where=str(path))
     there = set(found)
@@ -164,9 +160,7 @@ def _expanded(pattern: str) -> list[Path]:
         return [Path(pattern)]
     first, last = match.groups()
     numbers = (f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1))
-    return [
-        path for n in numbers for path in _expanded(pattern[: match.start()] + n + pattern[match.end() :])
-    ]
+    return [path for n in numbers for path in _expanded(pattern[: match.start()] + n + pattern[match.end() :])]
 
 
 def _indices(paths: list[Path]) -> list[ShardIndex]:

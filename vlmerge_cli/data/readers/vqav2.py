@@ -107,15 +107,11 @@ def _vocabulary(
     return vocabulary(majority, num_answers)
 
 
-def _published_split(
-    loaded: dict[str, tuple[list[Question], list[str]]], subset: str, held_out: int
-) -> list[Question]:
+def _published_split(loaded: dict[str, tuple[list[Question], list[str]]], subset: str, held_out: int) -> list[Question]:
     if subset.startswith("test"):
         return loaded[subset][0]
     train, val = loaded["train2014"][0], loaded["val2014"][0]
-    images = sorted(
-        {str(question.image) for question in val}
-    )  # ids are zero-padded: their order is the names'
+    images = sorted({str(question.image) for question in val})  # ids are zero-padded: their order is the names'
     if held_out == 0 or len(images) <= held_out:
         return train if subset == "train2014" else val
     kept = set(images[-held_out:])

@@ -41,9 +41,7 @@ def _samples() -> list[NDArray[np.float32]]:
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        raise DataError(
-            "the digits data set needs scikit-learn", fix="pip install 'vlmerge[train]'"
-        ) from None
+        raise DataError("the digits data set needs scikit-learn", fix="pip install 'vlmerge[train]'") from None
     loaded = load_digits()
     ink = np.pad(loaded.images.astype(np.float32) / 16, ((0, 0), (1, 1), (1, 1)))
     return [ink[loaded.target == digit] for digit in range(10)]

@@ -31,9 +31,7 @@ def pixels(scene: Scene, size_px: int) -> Bytes:
     canvas = _ground(rng, scene.ground, size_px)
     for thing in scene.things:
         inside, u, v = _coverage(thing, scene.split, size_px)
-        colour = np.array(COLOUR_RGB[thing.colour], np.float32) + rng.uniform(-TINT, TINT, 3).astype(
-            np.float32
-        )
+        colour = np.array(COLOUR_RGB[thing.colour], np.float32) + rng.uniform(-TINT, TINT, 3).astype(np.float32)
         shade = _texture(thing, u, v, size_px)[..., None] * colour
         canvas += inside[..., None] * (shade - canvas)
     canvas += rng.standard_normal(canvas.shape, dtype=np.float32) * np.float32(NOISE)

@@ -106,9 +106,7 @@ def exist(*nouns: Noun) -> Claim:
 def stand(first: Noun, relation: str, second: Noun) -> Claim:
     """Something that fits ``first`` stands in ``relation`` to something else that fits ``second``."""
     test = RELATIONS[relation]
-    return lambda scene: any(
-        first.fits(a) and second.fits(b) and test(a, b) for a, b in permutations(scene.things, 2)
-    )
+    return lambda scene: any(first.fits(a) and second.fits(b) and test(a, b) for a, b in permutations(scene.things, 2))
 
 
 def count_is(number: int, noun: Noun | None = None) -> Claim:

@@ -44,9 +44,7 @@ class Asked:
     answer_type: str
 
 
-def questions(
-    scene: Scene, rng: np.random.Generator, num: int = 4, variant: Variant = "shapes"
-) -> list[Asked]:
+def questions(scene: Scene, rng: np.random.Generator, num: int = 4, variant: Variant = "shapes") -> list[Asked]:
     """``num`` different questions, their kinds drawn at random."""
     made: dict[str, Asked] = {}
     while len(made) < num:
@@ -185,9 +183,7 @@ def _is_there(scene: Scene, rng: np.random.Generator, variant: Variant) -> _Draf
             noun = Noun(shape=str(rng.choice(shape_names(variant))), colour=thing.colour)
     if bool(noun.among(scene)) != truth:
         return None
-    return _Draft(
-        f"is there {noun.words(rng)}", "yes" if truth else "no", ("yes", "no"), "is there a", "yes/no"
-    )
+    return _Draft(f"is there {noun.words(rng)}", "yes" if truth else "no", ("yes", "no"), "is there a", "yes/no")
 
 
 def _is_related(scene: Scene, rng: np.random.Generator, _: Variant) -> _Draft | None:

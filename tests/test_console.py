@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import pytest
+
+from vlmerge_cli import console, devices, ranks
+from vlmerge_cli.commands.options import parse_bytes
+from vlmerge_cli.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(0, "0 B"), (999, "999 B"), (999.9, "1 kB"), (865_000_000, "865 MB"), (9.4e8, "940 MB"), (1.2e13, "12 TB")],
+)
+def test_size(number: float, text: str) -> None:
+    assert console.size(number) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(0, "0"), (999, "999"), (1000, "1.0K"), (999_999, "1.0M"), (216_100_000, "216.1M"), (8e9, "8.00B")],
+)
+def test_count(number: float, text: str) -> None:
+    assert console.count(number) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("5GB", 5 * 10**9),
+        ("500MB", 5 * 10**8),
+        ("2GiB", 2**31),
+        ("1.5 kb", 1500),
+        ("7", 7),
+        (" 3B ", 3),
+        ("1tib", 2**40),
+    ],
+)
+def test_parse_bytes(text: str, size: int) -> None:
+    assert parse_bytes(text, "--max-shard-size") == size
+
+
+@pytest.mark.parametrize("text", ["", "GB", "-1GB", "0", "5XB", "nan", "infGB", "5 5GB", "0.1"])
+def test_what_is_no_size(text: str) -> None:
+    with pytest.raises(UsageError, match="--max-shard-size"):
+        parse_bytes(text, "--max-shard-size")
+
+
+def test_only_the_first_rank_speaks(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def everything() -> None:
+        console.show("a")
+        console.show_json({"é": 1})
+        console.show_table("t", ("x", "n"), [("row", "1")])
+        console.warn("b")
+
+    everything()
+    out, err = capsys.readouterr()
+    assert "a\n" in out
+    assert '"é": 1' in out
+    assert "row" in out
+    assert err == "warning: b\n"
+    monkeypatch.setenv("RANK", "1")
+    everything()
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_process_alone_needs_no_group() -> None:
+    ranks.start()
+    ranks.barrier()
+    assert ranks.gather_objects({"a": 1}) == [{"a": 1}]
+    ranks.stop()
+    assert (ranks.rank(), ranks.local_rank(), ranks.world_size()) == (0, 0, 1)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_devices(there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "has_gpu", lambda: there)
+    assert devices.resolve("cpu", prefer_gpu=True) == "cpu"
+    assert devices.resolve("auto", prefer_gpu=False) == "cpu"
+    assert devices.resolve("auto", prefer_gpu=True) == ("cuda" if there else "cpu")
+    for name in ("cuda", "cuda:1"):
+        if there:
+            assert devices.resolve(name, prefer_gpu=False) == name
+        else:
+            with pytest.raises(UsageError, match="no CUDA device is visible"):
+                devices.resolve(name, prefer_gpu=False)
+    for name in ("gpu", "cuda:", "cuda:x", "CPU", ""):
+        with pytest.raises(UsageError, match="--device"):
+            devices.resolve(name, prefer_gpu=True)

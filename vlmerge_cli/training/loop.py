@@ -1,0 +1,198 @@
+"""One phase of training: steps, validation, saving, logging. Knows a step module and batches, nothing more."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from vlmerge_cli import console, ranks
+from vlmerge_cli.data.batch import Batch
+from vlmerge_cli.errors import TrainingError
+from vlmerge_cli.tasks.gather import mean
+from vlmerge_cli.training import state
+from vlmerge_cli.training.config import Optimizer as OptimizerSettings
+from vlmerge_cli.training.config import Saving
+from vlmerge_cli.training.log import Log
+from vlmerge_cli.training.optim import clip_gradients, make_optimizer
+from vlmerge_cli.training.parallel import finish_gradients, without_sync
+from vlmerge_cli.training.schedule import set_rate
+from vlmerge_cli.training.state import Position
+
+PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Step(Protocol):
+    """Called with a batch and the share of the phase that is done: the loss to minimise, and values to show.
+
+    Both are this rank's, such that the mean over ranks is that of the global batch.
+    """
+
+    def __call__(self, batch: Batch, progress: float) -> tuple[Tensor, dict[str, Tensor]]: ...
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Steps ``first`` ... ``last`` - 1 of a run, with a learning-rate schedule of their own."""
+
+    name: str
+    first: int
+    last: int
+
+    @property
+    def num_steps(self) -> int:
+        return self.last - self.first
+
+
+@dataclass
+class Trainer:
+    """``step`` is what is called (DDP or FSDP around it), ``module`` what is saved (FSDP or plain)."""
+
+    phase: Phase
+    step: Any
+    module: nn.Module
+    optimizer: OptimizerSettings
+    saving: Saving
+    folder: Path
+    log: Log
+    precision: str = "float32"
+    accumulate: int = 1
+    tokens_per_sample: int = 0
+    validate: Callable[[], Iterator[Batch]] | None = None
+    save_best: Callable[[], None] = lambda: None
+    best: float | None = None
+    _adamw: torch.optim.Optimizer = field(init=False)
+    _scaler: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._adamw = make_optimizer(self.module.named_parameters(), self.optimizer)
+        self._device = next(self.module.parameters()).device
+        self._scaler = torch.amp.GradScaler(self._device.type, enabled=self.precision == "float16")
+        self._last_finite: dict[str, float] = {}
+
+    def resume(self, saved: Path) -> int:
+        """Take up a saved state; the step it stands at."""
+        position = state.position_of(saved)
+        assert position.phase == self.phase.name, (position, self.phase)
+        state.restore(saved, self.module, self._adamw)
+        self.best = position.best
+        return position.step
+
+    def fit(self, batches: Iterator[Batch], start: int) -> None:
+        """Train from step ``start`` to the end of the phase. Raises TrainingError for a loss that is not finite."""
+        step = start
+        try:
+            with console.progress(self.phase.name, self.phase.num_steps, "steps", start - self.phase.first) as bar:
+                clock = _Clock(self.tokens_per_sample)
+                for step in range(start, self.phase.last):
+                    batch = next(batches)
+                    values = self._train(batch, step)
+                    clock.count(len(batch) * ranks.world_size())
+                    bar(1)
+                    self._after(step + 1, values, clock, bar)
+        except KeyboardInterrupt:
+            if ranks.world_size() == 1 and step > self.phase.first:
+                self._save(step)
+                console.say(f"stopped at step {step}; go on with --resume")
+            raise
+
+    def _after(self, done: int, values: dict[str, float], clock: _Clock, bar: Any) -> None:
+        ends = done == self.phase.last
+        at = {"phase": self.phase.name, "step": done}
+        if done % self.saving.log_every == 0 or ends:
+            values = values | clock.speed()
+            self.log.write("train", at, values)
+            shown = {name: value for name, value in values.items() if name not in ("lr", "tokens_per_second")}
+            line = "  ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in shown.items())
+            bar.note(f"step {done}/{self.phase.last}  {line}")
+        if self.validate is not None and (done % self.saving.validate_every == 0 or ends):
+            found = self._evaluate()
+            self.log.write("validation", at, found)
+            if self.best is None or found["loss"] < self.best:
+                self.best = found["loss"]
+                self.save_best()
+        if done % self.saving.every == 0 or ends:
+            self._save(done)
+
+    def _train(self, batch: Batch, step: int) -> dict[str, float]:
+        """One optimiser step; the losses of the global batch."""
+        self.module.train()
+        progress = (step - self.phase.first) / self.phase.num_steps
+        rate = set_rate(
+            self._adamw, self.optimizer.lr, step - self.phase.first, self.phase.num_steps, self.optimizer.warmup
+        )
+        self._adamw.zero_grad(set_to_none=True)
+        sums: dict[str, Tensor] = {}
+        for number, part in enumerate(batch.split(self.accumulate)):
+            with without_sync(self.step, last=number == self.accumulate - 1):
+                with self._autocast():
+                    loss, values = self.step(part, progress)
+                self._scaler.scale(loss / self.accumulate).backward()
+            for name, value in {"loss": loss, **values}.items():
+                sums[name] = sums.get(name, torch.zeros((), device=loss.device)) + value.detach() / self.accumulate
+        names = list(sums)
+        found = dict(zip(names, mean(torch.stack([sums[name].double() for name in names])).tolist(), strict=True))
+        if not math.isfinite(found["loss"]):
+            raise self._broken(found, batch, step)
+        self._last_finite = found
+        finish_gradients(self.step)
+        self._scaler.unscale_(self._adamw)
+        if self.optimizer.clip:
+            clip_gradients(self.module.parameters(), self.optimizer.clip)
+        self._scaler.step(self._adamw)
+        self._scaler.update()
+        return found | {"lr": rate}
+
+    @torch.no_grad()
+    def _evaluate(self) -> dict[str, float]:
+        """Mean values over the validation batches."""
+        assert self.validate is not None
+        self.module.eval()
+        sums: dict[str, Tensor] = {}
+        num = 0
+        for batch in self.validate():
+            with self._autocast():
+                loss, values = self.step(batch, 1.0)
+            for name, value in {"loss": loss, **values}.items():
+                sums[name] = sums.get(name, torch.zeros((), device=loss.device).double()) + value.double()
+            num += 1
+        names = list(sums)
+        return dict(zip(names, (mean(torch.stack([sums[name] for name in names])) / num).tolist(), strict=True))
+
+    def _save(self, done: int) -> None:
+        position = Position(self.phase.name, done, self.best)
+        state.save(self.folder / "state", self.module, self._adamw, position, self.saving.keep)
+
+    def _autocast(self) -> Any:
+        kind = PRECISIONS.get(self.precision)
+        return torch.autocast(self._device.type, dtype=kind, enabled=kind is not None)
+
+    def _broken(self, found: dict[str, float], batch: Batch, step: int) -> TrainingError:
+        now = ", ".join(f"{name} {value:.4g}" for name, value in found.items() if "accuracy" not in name)
+        before = ", ".join(f"{name} {value:.4g}" for name, value in self._last_finite.items() if "accuracy" not in name)
+        keys = ", ".join(batch.keys[:8]) + (", ..." if len(batch) > 8 else "")
+        what = f"the loss is not finite at step {step}: {now}; before: {before or 'nothing'}; batch: {keys}"
+        fix = "lower optimizer.lr, set optimizer.clip, or look at these samples; the saved states are as they were"
+        return TrainingError(what, where=str(self.folder), fix=fix)
+
+
+class _Clock:
+    """Speed since the last look."""
+
+    def __init__(self, tokens_per_sample: int) -> None:
+        self._tokens, self._samples, self._since = tokens_per_sample, 0, time.perf_counter()
+
+    def count(self, samples: int) -> None:
+        self._samples += samples
+
+    def speed(self) -> dict[str, float]:
+        now = time.perf_counter()
+        rate = self._samples / max(now - self._since, 1e-9)
+        self._samples, self._since = 0, now
+        return {"samples_per_second": round(rate, 2), "tokens_per_second": round(rate * self._tokens, 1)}

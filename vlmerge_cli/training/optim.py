@@ -1,0 +1,58 @@
+"""AdamW, and which parameters it lets decay."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.optim import AdamW, Optimizer
+
+from vlmerge_cli.training.config import Optimizer as Settings
+
+
+def decays(name: str, parameter: nn.Parameter) -> bool:
+    """Whether a parameter gets weight decay: all but biases, norms and the relative position bias table.
+
+    The published code decides by names that its per-expert norms do not match, so those decay there; here a
+    norm is a norm whoever owns it, and no expert is treated unlike another.
+    """
+    if name.endswith("bias") or "bias_table" in name:
+        return False
+    return not (parameter.ndim == 1 and "norm" in name.lower())
+
+
+def make_optimizer(parameters: Iterable[tuple[str, nn.Parameter]], settings: Settings) -> Optimizer:
+    """AdamW (decoupled decay, bias correction) over those that decay and those that do not."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in parameters:
+        if parameter.requires_grad:  # scalars apart: FSDP2 leaves them plain, and a group is of one kind
+            groups.setdefault((decays(name, parameter), parameter.ndim == 0), []).append(parameter)
+    on_gpu = all(p.device.type == "cuda" for group in groups.values() for p in group)
+    return AdamW(
+        [
+            {"params": group, "weight_decay": settings.weight_decay if decaying else 0.0}
+            for (decaying, _), group in groups.items()
+        ],
+        lr=settings.lr,
+        betas=settings.betas,
+        eps=settings.eps,
+        fused=on_gpu or None,
+    )
+
+
+@torch.no_grad()
+def clip_gradients(parameters: Iterable[nn.Parameter], largest: float) -> Tensor:
+    """Scale all gradients so that their common norm is at most ``largest``; the norm before.
+
+    As torch.nn.utils.clip_grad_norm_, but sharded and plain gradients may come together.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norms = [torch.linalg.vector_norm(gradient) for gradient in gradients]
+    whole = [norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms]
+    total = torch.linalg.vector_norm(torch.stack(whole))
+    factor = (largest / (total + 1e-6)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(float(factor))
+    return total  # type: ignore[no-any-return]
