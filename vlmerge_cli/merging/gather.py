@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from vlmerge_cli.data.bad import BadSamples
 from vlmerge_cli.data.draws import generator
 from vlmerge_cli.data.loader import Loader
 from vlmerge_cli.data.prepare import Form
+from vlmerge_cli.data.shapes.options import ShapesOptions
 from vlmerge_cli.data.sources import DataSet, open_data
 from vlmerge_cli.errors import DataError, PlanError, UsageError, nearest
 from vlmerge_cli.layouts.layout import Layout
@@ -65,6 +66,7 @@ def gather(name: str, target: Target, choices: Choices, layout: Layout | None = 
         if not survey.groups:
             raise PlanError("the checkpoint is modality-agnostic already: no slot has more than one expert", where=name)
         digest, vocabulary = opened.fingerprint(), choices.tokenizer or recorded_tokenizer(opened)
+        shapes = recorded_shapes(opened)
     device = devices.resolve(choices.device, prefer_gpu=True)
     if device == "cuda":
         device = f"cuda:{ranks.local_rank()}"
@@ -72,7 +74,7 @@ def gather(name: str, target: Target, choices: Choices, layout: Layout | None = 
     ranks.start(device)
     try:
         model = VLModel.from_pretrained(name).to(device, PRECISIONS[choices.precision]).eval()
-        data = _examples(choices, _form(model, vocabulary, choices), model)
+        data = _examples(choices, _form(model, vocabulary, choices), model, shapes)
         job = gramrun.Job(
             model, survey.layout, target, digest, _about(choices, data, vocabulary), _products(choices),
             choices.include_padding, choices.max_memory_bytes, workers=_workers(choices), resume=choices.resume,
@@ -98,6 +100,13 @@ def recorded_tokenizer(opened: Checkpoint) -> str | None:
     if folder is not None and any((folder / name).exists() for name in ("tokenizer.json", "vocab.txt")):
         return str(folder)
     return None
+
+
+def recorded_shapes(opened: Checkpoint) -> dict[str, Any]:
+    """Options of the built-in data set that a checkpoint was trained on, so that it is the same one again."""
+    run = opened.about().get("run")
+    found = run.get("shapes") if isinstance(run, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 @dataclass(frozen=True)
@@ -164,10 +173,11 @@ def _tokenizer(vocab_size: int, length_tokens: int, vocabulary: str | None) -> t
     return found
 
 
-def _examples(choices: Choices, form: Form, model: VLModel) -> _Examples:
+def _examples(choices: Choices, form: Form, model: VLModel, shapes: Mapping[str, Any]) -> _Examples:
     """A random choice of the data, the same on every rank, in the order in which it is stored."""
     bad = BadSamples(choices.max_bad_ratio)
-    data = open_data(choices.data, "pairs", choices.split, bad)
+    options = ShapesOptions(**{"image_px": model.config.image_px, **shapes})
+    data = open_data(choices.data, "pairs", choices.split, bad, shapes=options)
     total = len(data)
     number = min(choices.num_examples or total, total)
     chosen = np.sort(generator(choices.seed, "grams").permutation(total)[:number])
