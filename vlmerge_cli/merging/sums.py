@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from vlmerge_cli.errors import MergeError
-from vlmerge_cli.merging.syrk import syrk
+from vlmerge_cli.methods.lapack import syrk
 from vlmerge_cli.methods.linalg import packed_size
 
 NumpyArray = np.ndarray[Any, Any]
