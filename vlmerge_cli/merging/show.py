@@ -10,19 +10,14 @@ from vlmerge_cli.merging.execute import COPY_BYTES
 from vlmerge_cli.merging.merge import Prepared, Settings, Summary
 from vlmerge_cli.merging.plan import Drop, Merge, sources_of
 from vlmerge_cli.merging.residuals import Residual
-from vlmerge_cli.methods.method import method_class
+from vlmerge_cli.methods.method import described
 
 # What Python, numpy and the command line take before the first tensor, and what scipy adds; measured.
 START_BYTES, SCIPY_BYTES = 45 << 20, 45 << 20
 
 
 def summary_text(summary: Summary) -> str:
-    usual = {option.flag.lstrip("-"): option.default for option in method_class(summary.method).options()}
-    settings = ", ".join(
-        f"{name} {_number(value)}"
-        for name, value in summary.settings.items()
-        if value is not False and not (isinstance(value, str) and value == usual[name])
-    )
+    settings = described(summary.method, summary.settings)
     before, after = summary.num_parameters_before, summary.num_parameters_after
     saved = 1 - after / before if before else 0.0
     return "\n".join(
@@ -137,7 +132,3 @@ def peak_memory_bytes(ready: Prepared, threads: int) -> int:
     chunk = (1 << 17) * max(wide, 4) * 8 + 2 * COPY_BYTES
     start = START_BYTES + (SCIPY_BYTES if largest else 0)
     return start + threads * max(chunk, largest)
-
-
-def _number(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

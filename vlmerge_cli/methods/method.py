@@ -170,3 +170,12 @@ def make(name: str, given: Mapping[str, Any]) -> Method:
             flag = next(o.flag for o in method_class(other).options() if o.name == key) if other else key
             raise UsageError(f"{flag} is an option of {other or 'no method'}", fix=f"{name} has {flags}")
     return kind(**{key: own[key].parse(value) for key, value in chosen.items()})
+
+
+def described(name: str, settings: Mapping[str, Any]) -> str:
+    """Settings in short: ``alpha 0.5, vl-ratio 0.333``; switches and words are left out at their defaults."""
+    options = method_class(name).options() if name in METHODS else []
+    usual = {option.flag.lstrip("-"): option.default for option in options if not isinstance(option.default, float)}
+    shown = {key: value for key, value in settings.items() if key not in usual or value != usual[key]}
+    numbers = {key: f"{value:.3g}" if isinstance(value, float) else value for key, value in shown.items()}
+    return ", ".join(f"{key} {value}" for key, value in numbers.items())
