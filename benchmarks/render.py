@@ -6,7 +6,7 @@ python -m benchmarks.render
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from benchmarks.harness import RESULTS
@@ -14,6 +14,9 @@ from vlmerge_cli import records
 from vlmerge_cli.records import Record
 
 PAGE = Path(__file__).with_name("README.md")
+
+#: A table is its columns: heading -> how a record fills it.
+Columns = Mapping[str, Callable[[Record], str]]
 
 
 def latest(name: str) -> list[Record]:
@@ -24,50 +27,91 @@ def latest(name: str) -> list[Record]:
     return list(found.values())
 
 
-def table(columns: list[str], rows: Iterable[list[str]]) -> str:
+def at(name: str) -> Callable[[Record], str]:
+    return lambda record: str(record.at[name])
+
+
+def value(name: str, form: str = "{:.2f}") -> Callable[[Record], str]:
+    return lambda record: form.format(record.values[name])
+
+
+def wall(form: str) -> Callable[[Record], str]:
+    """Median and, in brackets, the lowest and highest."""
+
+    def cell(record: Record) -> str:
+        names = ("wall_seconds", "wall_low", "wall_high")
+        median, low, high = (form.format(record.values[name]) for name in names)
+        return f"{median} ({low}-{high})"
+
+    return cell
+
+
+def times_first(record: Record) -> str:
+    """Wall time in units of the first row of the same work."""
+    first = next(r for r in latest(record.kind) if r.at["work"] == record.at["work"])
+    return f"{record.values['wall_seconds'] / first.values['wall_seconds']:.1f}"
+
+
+def gigabytes_per_second(record: Record) -> str:
+    moved = record.at["bytes_in"] + record.at["bytes_out"]
+    return f"{moved / 1e9 / record.values['wall_seconds']:.2f}"
+
+
+TABLES: dict[str, Columns] = {
+    "startup": {"command": at("row"), "wall s (low-high)": wall("{:.3f}"), "peak MiB": value("peak_mib", "{:.0f}")},
+    "merge": {
+        "work": at("work"),
+        "what": at("row"),
+        "wall s (low-high)": wall("{:.2f}"),
+        "times vlmerge": times_first,
+        "cpu s": value("cpu_seconds"),
+        "peak MiB": value("peak_mib", "{:.0f}"),
+        "GB/s": gigabytes_per_second,
+    },
+    "distance": {
+        "work": at("work"),
+        "what": at("row"),
+        "wall s (low-high)": wall("{:.2f}"),
+        "times vlmerge": times_first,
+        "cpu s": value("cpu_seconds"),
+        "peak MiB": value("peak_mib", "{:.0f}"),
+    },
+    "model": {
+        "what": at("row"),
+        "cpu s, best": value("cpu_seconds"),
+        "median": value("cpu_seconds_median"),
+        "samples/s": value("samples_per_second"),
+        "of the matrix rate": value("share_of_matrix_rate", "{:.0%}"),
+    },
+    "pretrain": {
+        "model": at("row"),
+        "image px": at("image_px"),
+        "batch": at("batch_size"),
+        "samples/s": value("samples_per_second"),
+        "s a step": value("seconds_per_step"),
+        "waiting for data": value("data_ratio", "{:.1%}"),
+        "of the matrix rate": value("matrix_rate_ratio", "{:.0%}"),
+    },
+}
+
+
+def table(name: str) -> str:
+    columns, rows = TABLES[name], latest(name)
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+    lines += ["| " + " | ".join(cell(record) for cell in columns.values()) + " |" for record in rows]
+    return "\n".join(lines) + "\n\n" + machine(rows[-1])
 
 
-def merge() -> str:
-    rows = []
-    for record in latest("merge"):
-        at, values = record.at, record.values
-        moved = (at["bytes_in"] + at["bytes_out"]) / 1e9
-        first = next(r for r in latest("merge") if r.at["work"] == at["work"])
-        ratio = values["wall_seconds"] / first.values["wall_seconds"]
-        rows.append(
-            [
-                at["work"],
-                at["row"],
-                f"{values['wall_seconds']:.2f} ({values['wall_low']:.2f}-{values['wall_high']:.2f})",
-                f"{ratio:.1f}",
-                f"{values['cpu_seconds']:.2f}",
-                f"{values['peak_mib']:.0f}",
-                f"{moved / values['wall_seconds']:.2f}",
-            ]
-        )
-    columns = ["work", "what", "wall s (low-high)", "times vlmerge", "cpu s", "peak MiB", "GB/s"]
-    return table(columns, rows) + "\n\n" + machine("merge")
-
-
-def startup() -> str:
-    rows = [
-        [r.at["row"], f"{r.values['wall_seconds']:.3f} ({r.values['wall_low']:.3f}-{r.values['wall_high']:.3f})"]
-        for r in latest("startup")
-    ]
-    return table(["command", "wall s (low-high)"], rows) + "\n\n" + machine("startup")
-
-
-def machine(name: str) -> str:
-    at = latest(name)[-1].at
-    return f"*{at['cpu']}, {at['num_cpus']} processors, {at['memory_gb']} GB, Python {at['python']}, {at['date']}.*"
+def machine(record: Record) -> str:
+    facts = record.at
+    place = f"{facts['cpu']}, {facts['num_cpus']} processors, {facts['memory_gb']} GB"
+    return f"*{place}, Python {facts['python']}, {facts['date']}.*"
 
 
 if __name__ == "__main__":
     text = PAGE.read_text(encoding="utf-8")
-    for name, make in {"merge": merge, "startup": startup}.items():
+    for name in TABLES:
         if latest(name):
-            new = f"<!-- {name} -->\n{make()}\n<!-- /{name} -->"
+            new = f"<!-- {name} -->\n{table(name)}\n<!-- /{name} -->"
             text = re.sub(rf"<!-- {name} -->.*<!-- /{name} -->", lambda _, new=new: new, text, flags=re.DOTALL)
     PAGE.write_text(text, encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.training.conftest import losses
+from vlmerge_cli.training.pretrain import Run, pretrain
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -24,7 +26,7 @@ def test_two_processes_are_one(
     parallel: str, train: Callable[..., Path], config: Callable[..., Any], tmp_path: Path
 ) -> None:
     changes = {
-        "steps": 10, "precision": "float64", "parallel": parallel, "objectives.hard_from": 0.0,
+        "steps": 10, "saving.every": 5, "precision": "float64", "parallel": parallel, "objectives.hard_from": 0.0,
         "objectives.hard_full": 0.5, "changes.drop_path": 0.2, "changes.dropout": 0.1,
     }  # fmt: skip
     alone = train("alone", **changes)
@@ -49,7 +51,17 @@ def test_two_processes_are_one(
     for a, b in zip(one, two, strict=True):
         for name, value in a.items():
             assert b[name] == pytest.approx(value, rel=1e-8, abs=1e-8), (name, value, b[name])
-    a, b = load_file(alone / "model.safetensors"), load_file(together / "model.safetensors")
+    check_weights(alone, together)
+
+    # What two processes saved half-way, one takes up.
+    (together / "model.safetensors").unlink()
+    shutil.rmtree(together / "state" / "step-00000010")
+    pretrain(Run(config(**changes), together), resume=True)
+    check_weights(alone, together)
+
+
+def check_weights(one: Path, other: Path) -> None:
+    a, b = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
     assert a.keys() == b.keys()
     for key in a:
         torch.testing.assert_close(b[key], a[key], rtol=1e-8, atol=1e-8, msg=lambda m, key=key: f"{key}: {m}")

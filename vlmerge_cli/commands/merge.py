@@ -108,11 +108,11 @@ def command(
     with merge.prepared(inputs, chosen, request, with_grams) as ready:
         path = output or merge.default_output(ready.checkpoint)
         target = Target(path, force, not no_sync, parse_bytes(max_shard_size, "--max-shard-size"))
+        merge.check_output(ready, target)
         if dry_run:
             document = show.plan_document(ready, settings, str(path))
             console.show_json(document) if json else console.show(show.plan_text(document))
             return
-        target.check()
         with console.progress("merging", ready.checkpoint.num_bytes, quiet=json) as advance:
             summary = merge.run(ready, target, settings, advance)
         if json:

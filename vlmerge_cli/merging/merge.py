@@ -21,6 +21,7 @@ from vlmerge_cli.merging.execute import Job, execute, settled
 from vlmerge_cli.merging.gramfile import recorded_data
 from vlmerge_cli.merging.plan import Merge, Plan, Request, make_plan, sibling_grams
 from vlmerge_cli.methods.method import Method
+from vlmerge_cli.model.config import MODEL_TYPE, ModelConfig
 
 #: Stands for any linear slot when a method is asked whether it ever needs Grams.
 ANY_LINEAR = (Slot(0, "weight", "linear"),)
@@ -131,7 +132,7 @@ def can_collect(inputs: Inputs, method: Method, with_grams: bool = False) -> boo
 def run(ready: Prepared, target: Target, settings: Settings, advance: Callable[[int], object]) -> Summary:
     """Carry out a prepared merge into ``target``. Raises UsageError, MergeError and CheckpointError."""
     started = time.perf_counter()
-    _refuse_input_as_output(target.path, ready)
+    check_output(ready, target)
     solves = any(not ready.plan.method.elementwise(step.slot) for step in ready.plan.merges)
     device = devices.resolve(settings.device, prefer_gpu=solves)
     job = Job(
@@ -204,10 +205,11 @@ def recipe(ready: Prepared, settings: Settings) -> dict[str, Any]:
 
 
 def _merged_config(config: dict[str, Any], plan: Plan) -> dict[str, Any]:
-    """The model's own configuration; what says that modules are per expert now says that none is."""
-    whole = len(plan.specs) and not any(key in plan.specs for g in plan.survey.groups.values() for key in g.values())
-    agnostic = {"architecture": "agnostic", "own_attention": False, "own_ffn": False, "own_norms": False}
-    return {**config, **{name: value for name, value in agnostic.items() if name in config}} if whole else config
+    """The configuration of what comes out: agnostic, where nothing was kept apart and the model is this tool's."""
+    kept = any(key in plan.specs for sources in plan.survey.groups.values() for key in sources.values())
+    if kept or config.get("model_type") != MODEL_TYPE:
+        return config
+    return ModelConfig.from_dict(config).merged().to_dict()
 
 
 def _open_grams(inputs: Inputs, checkpoint: Checkpoint, stack: ExitStack) -> Checkpoint | None:
@@ -223,13 +225,16 @@ def _open_grams(inputs: Inputs, checkpoint: Checkpoint, stack: ExitStack) -> Che
     return grams
 
 
-def _refuse_input_as_output(path: Path, ready: Prepared) -> None:
+def check_output(ready: Prepared, target: Target) -> None:
+    """Raises UsageError for an output that exists, cannot be there, or is or holds an input."""
+    path = target.path
     taken = {path.resolve()}
     for source in (ready.checkpoint, ready.base, ready.grams):
         for shard in source.shards if source is not None else ():
             at = shard.path.resolve()
             if taken & {at, *at.parents} or (path.exists() and path.samefile(shard.path)):
                 raise UsageError(f"the output {path} holds an input: {shard.path}", fix="name another -o/--output")
+    target.check()
 
 
 def _extras(ready: Prepared, about: dict[str, Any], target: Target) -> dict[str, bytes]:

@@ -86,6 +86,7 @@ class PretrainConfig(Settings):
     accumulate: int = Field(1, ge=1)
     seed: int = 1
     num_workers: int = Field(4, ge=0)
+    threads: int = Field(0, ge=0, description="PyTorch's threads on a CPU; 0: as many as it likes")
     max_bad_ratio: float = Field(0.01, ge=0, le=1)
     precision: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
     parallel: Literal["ddp", "fsdp"] = "ddp"
@@ -126,7 +127,7 @@ class PretrainConfig(Settings):
 DEFAULTS: dict[str, dict[str, Any]] = {
     "small": {
         "tokenizer": "bundled", "augment": "none", "steps": 1000, "seed_steps": 500, "batch_size": 64,
-        "num_workers": 0,
+        "num_workers": 0, "threads": 1,
         "optimizer": {"lr": 3e-3, "warmup": 0.05, "clip": 5.0},
         # At this size hard negatives from the start leave the matching head at the majority class.
         "objectives": {"mlm": 1.0, "mask_ratio": 0.25, "hard_from": 1.0, "hard_full": 1.0},
@@ -134,7 +135,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     },
     "micro": {
         "tokenizer": "bundled", "augment": "none", "steps": 40, "seed_steps": 20, "batch_size": 16,
-        "num_workers": 0, "shapes": {"train": 64, "val": 16, "test": 16},
+        "num_workers": 0, "threads": 1, "shapes": {"train": 64, "val": 16, "test": 16},
         "changes": {"max_text_tokens": 20, "text_bias_tokens": 20},
         "optimizer": {"lr": 3e-3, "warmup": 0.05, "clip": 5.0},
         "objectives": {"mlm": 1.0, "mask_ratio": 0.25, "hard_from": 1.0, "hard_full": 1.0},

@@ -90,6 +90,8 @@ def pretrain(run: Run, resume: bool = False, force: bool = False) -> Path:
     Raises UsageError for a folder that holds another run, DataError, TrainingError, CheckpointError.
     """
     newest = _prepare_folder(run, resume, force)
+    if run.config.threads and run.device == "cpu":
+        torch.set_num_threads(run.config.threads)
     tokenizer = load_tokenizer(run.config.tokenizer, _text_tokens(run.config))
     position = None if newest is None else state.position_of(newest)
     log = Log(run.folder, 0 if position is None else position.step)
