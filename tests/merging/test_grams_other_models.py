@@ -18,56 +18,10 @@ from vlmerge_cli.merging.collect import collect_grams, find_sites
 from vlmerge_cli.merging.plan import Request
 from vlmerge_cli.methods.regmean import RegMean
 
-FLAVA = """
-name: flava
-about: the image and the text encoder of transformers' FLAVA; its multimodal encoder stays as it is
-experts: {v: image_model, l: text_model}
-blocks: "flava.{expert}.encoder.layer.{layer}."
-into: "flava.merged_model.encoder.layer.{layer}."
-slots:
-  attention.attention.query.weight: {from: attention.attention.query.weight, kind: linear}
-  attention.attention.query.bias:   {from: attention.attention.query.bias, kind: bias}
-  attention.attention.key.weight:
-    {from: attention.attention.key.weight, kind: linear, same_input_as: attention.attention.query.weight}
-  attention.attention.key.bias:     {from: attention.attention.key.bias, kind: bias}
-  attention.attention.value.weight:
-    {from: attention.attention.value.weight, kind: linear, same_input_as: attention.attention.query.weight}
-  attention.attention.value.bias:   {from: attention.attention.value.bias, kind: bias}
-  attention.output.dense.weight:    {from: attention.output.dense.weight, kind: linear}
-  attention.output.dense.bias:      {from: attention.output.dense.bias, kind: bias}
-  intermediate.dense.weight:        {from: intermediate.dense.weight, kind: linear}
-  intermediate.dense.bias:          {from: intermediate.dense.bias, kind: bias}
-  output.dense.weight:              {from: output.dense.weight, kind: linear}
-  output.dense.bias:                {from: output.dense.bias, kind: bias}
-  layernorm_before.weight:          {from: layernorm_before.weight, kind: norm}
-  layernorm_before.bias:            {from: layernorm_before.bias, kind: norm}
-  layernorm_after.weight:           {from: layernorm_after.weight, kind: norm}
-  layernorm_after.bias:             {from: layernorm_after.bias, kind: norm}
-"""
-
-MULTIWAY = """
-name: multiway
-about: BEiT-3 in torchscale, where A is vision and B is language
-experts: {v: A, l: B}
-blocks: "encoder.layers.{layer}."
-slots:
-  self_attn.q_proj.weight: {from: "self_attn.q_proj.{expert}.weight", kind: linear}
-  self_attn.k_proj.weight:
-    {from: "self_attn.k_proj.{expert}.weight", kind: linear, same_input_as: self_attn.q_proj.weight}
-  self_attn.v_proj.weight:
-    {from: "self_attn.v_proj.{expert}.weight", kind: linear, same_input_as: self_attn.q_proj.weight}
-  self_attn.out_proj.weight: {from: "self_attn.out_proj.{expert}.weight", kind: linear}
-  ffn.fc1.weight:            {from: "ffn.{expert}.fc1.weight", kind: linear}
-  ffn.fc2.weight:            {from: "ffn.{expert}.fc2.weight", kind: linear}
-  norm.weight:               {from: "norm.{expert}.weight", kind: norm}
-  norm.bias:                 {from: "norm.{expert}.bias", kind: norm}
-"""
-
 
 @pytest.fixture
-def layout(request: pytest.FixtureRequest, tmp_path: Path) -> Layout:
-    (tmp_path / "layout.yaml").write_text(request.param)
-    return load(tmp_path / "layout.yaml")
+def layout(request: pytest.FixtureRequest) -> Layout:
+    return load(Path(__file__).parents[2] / "fixtures" / "layouts" / f"{request.param}.yaml")
 
 
 def merged(folder: Path, model: nn.Module, layout: Layout) -> dict[str, Tensor]:
@@ -88,7 +42,7 @@ def closed_form(model: nn.Module, inputs: dict[str, list[Tensor]], weights: dict
     return torch.linalg.solve(system, right, left=False)
 
 
-@pytest.mark.parametrize("layout", [FLAVA], indirect=True)
+@pytest.mark.parametrize("layout", ["flava"], indirect=True)
 def test_flava_of_transformers(layout: Layout, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
@@ -178,7 +132,7 @@ class Beit3(nn.Module):
         return x
 
 
-@pytest.mark.parametrize("layout", [MULTIWAY], indirect=True)
+@pytest.mark.parametrize("layout", ["multiway"], indirect=True)
 def test_multiway_as_in_beit3(layout: Layout, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = Beit3()
