@@ -76,6 +76,22 @@ TABLES: dict[str, Columns] = {
         "cpu s": value("cpu_seconds"),
         "peak MiB": value("peak_mib", "{:.0f}"),
     },
+    "grams": {
+        "what": at("row"),
+        "tokens/s": value("tokens_per_second", "{:.0f}"),
+        "cpu s a batch": value("cpu_seconds"),
+        "speed of the forward pass": value("share_of_forward", "{:.0%}"),
+        "of the arithmetic limit": value("share_of_limit", "{:.0%}"),
+        "peak MiB": value("peak_mib", "{:.0f}"),
+        "beyond the forward pass": value("beyond_forward_mib", "{:.0f}"),
+    },
+    "solve": {
+        "what": at("row"),
+        "threads": at("num_threads"),
+        "wall s": value("wall_seconds"),
+        "cpu s": value("cpu_seconds"),
+        "error": value("error", "{:.0e}"),
+    },
     "model": {
         "what": at("row"),
         "cpu s, best": value("cpu_seconds"),

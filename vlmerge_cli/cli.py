@@ -18,6 +18,7 @@ from vlmerge_cli.errors import UsageError, VlmergeError, nearest
 COMMANDS = {
     "inspect": "What is inside a checkpoint: layout, experts, sizes. Reads headers only.",
     "merge": "Merge the experts of a checkpoint into one modality-agnostic transformer.",
+    "grams": "Collect the Gram matrices that RegMean needs; add and show files of them.",
     "distance": "How far the experts are apart: L2, cosine, SSD, TSSD. Will they merge?",
     "pretrain": "Train a vision-language model whose experts can be merged.",
     "convert": "Turn PyTorch files (.ckpt .pt .pth .bin) into safetensors, without running what is in them.",

@@ -68,3 +68,22 @@ def gather_objects(value: Any) -> list[Any]:
     except RuntimeError:  # what the backend says when a connection ends
         raise VlmergeError("another process of this run has ended", fix="its own message says why") from None
     return values
+
+
+def sum_at_main(values: Any) -> Any:
+    """Sum of a numpy float64 array over the ranks, added in their order, on rank 0; elsewhere None."""
+    if world_size() == 1:
+        return values
+    import torch
+    import torch.distributed as dist
+
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    own = torch.tensor(values, device=device)
+    parts = [torch.empty_like(own) for _ in range(world_size())] if is_main() else None
+    dist.gather(own, parts, dst=0)
+    if parts is None:
+        return None
+    total = parts[0]
+    for part in parts[1:]:
+        total += part
+    return total.cpu().numpy()

@@ -22,7 +22,7 @@ def test_metadata_says_how_to_repeat_it(ckpt: Path, tmp_path: Path) -> None:
     assert metadata_of(out)["format"] == "pt"
     recipe = about(out)["recipe"]
     assert recipe["method"] == "regmean"
-    assert recipe["settings"] == {"gamma": 0.5, "ridge": 0.0}
+    assert recipe["settings"] == {"gamma": 0.5, "ridge": 0.0, "weigh": "tokens"}
     assert recipe["layout"] == "vl-merging"
     assert set(recipe["inputs"]) == {"checkpoint", "grams"}
     with open_checkpoint(ckpt) as opened:

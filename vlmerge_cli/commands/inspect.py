@@ -11,6 +11,7 @@ from vlmerge_cli.checkpoint.reader import Checkpoint, open_checkpoint
 from vlmerge_cli.commands.options import CheckpointArgument, JsonOption, LayoutOption, find_layout
 from vlmerge_cli.errors import LayoutError
 from vlmerge_cli.layouts.survey import Survey, find
+from vlmerge_cli.methods.method import described
 
 
 def command(
@@ -108,9 +109,9 @@ def _text(document: dict[str, Any]) -> str:
     for name, entry in sorted(document["dtypes"].items()):
         lines.append(f"  {name:<13} {entry['num_tensors']} tensors, {console.size(entry['num_bytes'])}")
     if "recipe" in document:
-        settings = document["recipe"].get("settings")
-        shown = ", ".join(f"{name} {value}" for name, value in settings.items()) if isinstance(settings, dict) else ""
-        lines.append(f"  merged by     {document['recipe'].get('method')} ({shown})")
+        method, settings = document["recipe"].get("method"), document["recipe"].get("settings")
+        shown = described(str(method), settings) if isinstance(settings, dict) else ""
+        lines.append(f"  merged by     {method} ({shown})")
     for name, value in document["metadata"].items():
         lines.append(f"  metadata      {name}: {value if len(value) <= 100 else value[:97] + '...'}")
     lines += [f"  problem       {problem}" for problem in document.get("problems", [])]

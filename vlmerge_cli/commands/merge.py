@@ -34,7 +34,21 @@ def command(
     ] = None,
     grams: Annotated[
         str | None,
-        typer.Option("--grams", metavar="FILE", help="Gram matrices (regmean).", show_default="NAME.grams.safetensors"),
+        typer.Option(
+            "--grams",
+            metavar="FILE",
+            help="Gram matrices (regmean, --alpha auto, --report).",
+            show_default="NAME.grams.safetensors",
+        ),
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            "--report",
+            metavar="FILE",
+            help="How much each slot changes the experts' outputs, beside the least possible: JSON lines"
+            " ('-': a table). Needs Grams.",
+        ),
     ] = None,
     layout: LayoutOption = None,
     keep: Annotated[
@@ -86,7 +100,12 @@ def command(
     inputs = merge.Inputs(checkpoint, base, grams, find_layout(layout))
     given = {} if threads is None else {"threads": threads}
     settings = merge.Settings(device=device, allow_non_finite=allow_non_finite, full_digest=digest == "full", **given)
-    with merge.prepared(inputs, chosen, request) as ready:
+    with_grams = report is not None
+    if not dry_run and merge.can_collect(inputs, chosen, with_grams):
+        from vlmerge_cli.merging.gather import gather_beside
+
+        gather_beside(checkpoint, inputs.layout, device, quiet=json)
+    with merge.prepared(inputs, chosen, request, with_grams) as ready:
         path = output or merge.default_output(ready.checkpoint)
         target = Target(path, force, not no_sync, parse_bytes(max_shard_size, "--max-shard-size"))
         merge.check_output(ready, target)
@@ -96,8 +115,27 @@ def command(
             return
         with console.progress("merging", ready.checkpoint.num_bytes, quiet=json) as advance:
             summary = merge.run(ready, target, settings, advance)
-    if json:
-        speed = {"gigabytes_per_second": round(summary.gigabytes_per_second, 3)}
-        console.show_json(asdict(summary) | speed)
-    else:
-        console.show(show.summary_text(summary))
+        if json:
+            speed = {"gigabytes_per_second": round(summary.gigabytes_per_second, 3)}
+            console.show_json(asdict(summary) | speed)
+        else:
+            console.show(show.summary_text(summary))
+        if report is not None:
+            _report(ready, path, report, settings.threads)
+
+
+def _report(ready: Any, output: Path, to: Path, threads: int) -> None:
+    from vlmerge_cli import records
+    from vlmerge_cli.checkpoint.reader import open_checkpoint
+    from vlmerge_cli.merging import show
+    from vlmerge_cli.merging.residuals import residuals
+
+    total = ready.checkpoint.num_bytes
+    with open_checkpoint(str(output)) as merged, console.progress("comparing", total) as advance:
+        found = residuals(ready.plan, ready.checkpoint, ready.grams, merged, threads, advance)
+    if to == Path("-"):
+        show.show_residuals(found)
+        return
+    to.unlink(missing_ok=True)
+    for one in found:
+        records.append(to, one.record(output.name))

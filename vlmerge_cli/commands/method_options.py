@@ -16,14 +16,29 @@ def with_method_options(function: Function) -> Function:
     """Add every option of every method, each in a panel of its method; they arrive as keyword arguments."""
     signature = inspect.signature(function, eval_str=True)
     own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    added = []
+    added: dict[str, inspect.Parameter] = {}
     for name in METHODS:
         for option in method_class(name).options():
-            default = f"{option.default:.3g}" if option.kind is float else False
+            if option.name in added:
+                continue
+            owners = [n for n in METHODS for other in method_class(n).options() if other.name == option.name]
+            words = "|".join(option.choices)
+            numeric = option.kind is float
             declared = typer.Option(
-                option.flag, help=option.help, rich_help_panel=f"Options of {name}", show_default=default
+                option.flag,
+                help=option.help,
+                metavar=(f"NUMBER|{words}" if numeric else words) if words else None,
+                rich_help_panel=f"Options of {', '.join(owners)}",
+                show_default=f"{option.default:.3g}" if numeric else option.default if words else False,
             )
-            kind = Annotated[option.kind | None, declared]  # type: ignore[name-defined]
-            added.append(inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind))
-    function.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
+            kind: Any = str if words else option.kind
+            added[option.name] = inspect.Parameter(
+                option.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=None,
+                annotation=Annotated[kind | None, declared],
+            )
+    function.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[*own, *added.values()]
+    )
     return function

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,21 @@ def execute(job: Job, output: Output, advance: Callable[[int], object] = lambda 
         )
 
 
+def settled(job: Job) -> Job:
+    """The same job with a method that has seen the slots it wants to see (``--alpha auto``)."""
+    method, merges = job.plan.method, job.plan.merges
+    steps = [step for step in merges if method.examines(step.slot)]
+    found: list[Any] = []
+    if steps:
+        pieces = [Piece(step, 0, job.plan.specs[step.target].num_elements) for step in steps]
+        with parallel.one_blas_thread() if job.device == "cpu" else nullcontext():
+            found = parallel.run(
+                lambda: _Worker(job, None, make_arrays(job.device)).examine, pieces, job.threads, lambda _: None
+            )
+    seen = {step.slot: one for step, one in zip(steps, found, strict=True)}
+    return replace(job, plan=replace(job.plan, method=method.settle(seen, [step.slot for step in merges])))
+
+
 def _input_bytes(job: Job, piece: Piece) -> int:
     tensor = job.checkpoint.tensors[sources_of(piece.step)[0]]
     count = len(sources_of(piece.step))
@@ -79,9 +94,14 @@ def _is_raw(job: Job, step: Step) -> bool:
 class _Worker:
     """One thread's share; its arrays reuse their buffers from piece to piece."""
 
-    def __init__(self, job: Job, output: Output, arrays: Arrays) -> None:
-        self.job, self.output, self.arrays = job, output, arrays
+    def __init__(self, job: Job, output: Output | None, arrays: Arrays) -> None:
+        self.job, self._output, self.arrays = job, output, arrays
         self._bytes = np.empty((2, COPY_BYTES), np.uint8)
+
+    @property
+    def output(self) -> Output:
+        assert self._output is not None, "a worker that only examines writes nothing"
+        return self._output
 
     def do(self, piece: Piece) -> None:
         step = piece.step
@@ -98,21 +118,32 @@ class _Worker:
             self._store(step, piece, self._load("copy", step.source, piece, wide))
 
     def _merge(self, step: Merge, piece: Piece) -> None:
+        group = self._group(step, piece, whole=not self.job.plan.method.elementwise(step.slot))
+        with np.errstate(over="ignore", invalid="ignore"):
+            merged = self.job.plan.method(group)
+        if not self.job.allow_non_finite and self.arrays.num_non_finite(merged):
+            raise self._non_finite(step, group.experts, group.base)
+        self._store(step, piece, merged)
+
+    def examine(self, piece: Piece) -> Any:
+        """What the method wants to know of a slot before the merge."""
+        assert isinstance(piece.step, Merge)
+        group = self._group(piece.step, piece, whole=True)
+        for expert, array in group.experts.items():
+            if self.arrays.num_non_finite(array):
+                raise self._non_finite(piece.step, {expert: array})
+        return self.job.plan.method.examine(group)
+
+    def _group(self, step: Merge, piece: Piece, whole: bool) -> Group:
         job, spec = self.job, self.job.plan.specs[step.target]
         wide = "float64" if "F64" in (self._dtype(step), spec.dtype) else "float32"
-        whole = not job.plan.method.elementwise(step.slot)
         shape = spec.shape if whole else (piece.count,)
         experts = {e: self._load(e, key, piece, wide).reshape(shape) for e, key in step.sources.items()}
         base = None
         if step.base is not None:
             assert job.base is not None
             base = self.arrays.load("base", job.base, step.base, piece.first, piece.count, wide).reshape(shape)
-        group = Group(step.slot, experts, base, _Grams(job.grams, step.grams, self.arrays))
-        with np.errstate(over="ignore", invalid="ignore"):
-            merged = job.plan.method(group)
-        if not job.allow_non_finite and self.arrays.num_non_finite(merged):
-            raise self._non_finite(step, experts, base)
-        self._store(step, piece, merged)
+        return Group(step.slot, experts, base, _Grams(job.grams, step.grams, self.arrays), step.tokens)
 
     def _same(self, step: Same, piece: Piece) -> None:
         first, *others = step.sources
@@ -152,8 +183,8 @@ class _Worker:
             what = f"{step.target} has values that {name} cannot hold"
             raise MergeError(what, where=self.job.checkpoint.name, fix="choose another --dtype")
 
-    def _non_finite(self, step: Merge, experts: Mapping[str, Any], base: Any) -> MergeError:
-        bad = [key for expert, key in step.sources.items() if self.arrays.num_non_finite(experts[expert])]
+    def _non_finite(self, step: Merge, experts: Mapping[str, Any], base: Any = None) -> MergeError:
+        bad = [step.sources[expert] for expert, array in experts.items() if self.arrays.num_non_finite(array)]
         if base is not None and self.arrays.num_non_finite(base):
             bad.append(f"{step.base} of the base")
         what = f"NaN or infinity in {', '.join(bad)}" if bad else f"merging {step.target} overflows"

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,16 @@ from vlmerge_cli.checkpoint.dtypes import is_parameter
 from vlmerge_cli.checkpoint.reader import Checkpoint, open_checkpoint
 from vlmerge_cli.checkpoint.writer import Target, create
 from vlmerge_cli.errors import PlanError, UsageError
-from vlmerge_cli.layouts.layout import Layout
+from vlmerge_cli.layouts.layout import Layout, Slot
 from vlmerge_cli.layouts.survey import find
-from vlmerge_cli.merging.execute import Job, execute
+from vlmerge_cli.merging.execute import Job, execute, settled
+from vlmerge_cli.merging.gramfile import recorded_data
 from vlmerge_cli.merging.plan import Merge, Plan, Request, make_plan, sibling_grams
 from vlmerge_cli.methods.method import Method
 from vlmerge_cli.model.config import MODEL_TYPE, ModelConfig
 
+#: Stands for any linear slot when a method is asked whether it ever needs Grams.
+ANY_LINEAR = (Slot(0, "weight", "linear"),)
 #: Small files of a folder that go along with its weights: configurations, tokenizers, templates.
 CARRIED = {".json", ".txt", ".model", ".jinja", ".yaml"}
 MAX_CARRIED_BYTES = 16_000_000
@@ -74,6 +77,7 @@ class Summary:
     architecture: str
     method: str
     settings: dict[str, Any]
+    learnt: dict[str, Any]
     num_merged: int
     num_parameters_before: int
     num_parameters_after: int
@@ -87,8 +91,11 @@ class Summary:
 
 
 @contextmanager
-def prepared(inputs: Inputs, method: Method, request: Request) -> Iterator[Prepared]:
-    """Open the inputs, find the layout and make the plan. Raises what those raise."""
+def prepared(inputs: Inputs, method: Method, request: Request, with_grams: bool = False) -> Iterator[Prepared]:
+    """Open the inputs, find the layout and make the plan. Raises what those raise.
+
+    ``with_grams`` opens the Grams for a method that does not need them (for a report).
+    """
     with ExitStack() as stack:
         checkpoint = stack.enter_context(open_checkpoint(inputs.checkpoint))
         survey, reason = find(checkpoint.tensors, inputs.layout, inputs.checkpoint)
@@ -98,12 +105,28 @@ def prepared(inputs: Inputs, method: Method, request: Request) -> Iterator[Prepa
         elif inputs.base is not None:
             raise UsageError(f"--base belongs to arithmetic, {method.name} does not use it")
         grams = None
-        if any(method.needs_grams(slot) for slot in survey.groups):
+        if with_grams or any(method.needs_grams(slot) for slot in survey.groups):
             grams = _open_grams(inputs, checkpoint, stack)
-        elif inputs.grams is not None and method.name != "regmean":
-            raise UsageError(f"--grams belongs to regmean, {method.name} does not use it")
+            if grams is None and with_grams:
+                fix = f"collect them: vlmerge grams {inputs.checkpoint} --data SOURCE; or name a file with --grams"
+                raise PlanError("--report needs Gram matrices", where=str(sibling_grams(checkpoint)), fix=fix)
+        elif inputs.grams is not None and not any(method.needs_grams(slot) for slot in ANY_LINEAR):
+            what = f"--grams is for regmean, --alpha auto and --report, {method.name} does not use it"
+            raise UsageError(what)
         plan = make_plan(checkpoint, survey, method, request, base, grams)
         yield Prepared(plan, checkpoint, base, grams, reason)
+
+
+def can_collect(inputs: Inputs, method: Method, with_grams: bool = False) -> bool:
+    """Whether a merge lacks its Grams and the checkpoint says on what data to collect them."""
+    if inputs.grams is not None:
+        return False
+    with open_checkpoint(inputs.checkpoint) as checkpoint:
+        if sibling_grams(checkpoint).exists() or not recorded_data(checkpoint):
+            return False
+        survey, _ = find(checkpoint.tensors, inputs.layout, inputs.checkpoint)
+        linear = [slot for slot in survey.groups if slot.kind == "linear"]
+        return any(with_grams or method.needs_grams(slot) for slot in linear)
 
 
 def run(ready: Prepared, target: Target, settings: Settings, advance: Callable[[int], object]) -> Summary:
@@ -121,6 +144,8 @@ def run(ready: Prepared, target: Target, settings: Settings, advance: Callable[[
         max(1, settings.threads),
         settings.allow_non_finite,
     )
+    job = settled(job)
+    ready = replace(ready, plan=job.plan)
     about = recipe(ready, settings)
     metadata = {**ready.checkpoint.metadata, "format": "pt", "vlmerge": json.dumps(about, sort_keys=True)}
     with create(target, ready.plan.specs, metadata, _extras(ready, about, target), shared=True) as output:
@@ -132,6 +157,7 @@ def run(ready: Prepared, target: Target, settings: Settings, advance: Callable[[
         architecture=ready.plan.survey.architecture,
         method=ready.plan.method.name,
         settings=ready.plan.method.settings(),
+        learnt=ready.plan.method.learnt(),
         num_merged=len(ready.plan.merges),
         num_parameters_before=before,
         num_parameters_after=after,
@@ -166,6 +192,7 @@ def recipe(ready: Prepared, settings: Settings) -> dict[str, Any]:
         "recipe": {
             "method": plan.method.name,
             "settings": plan.method.settings(),
+            **plan.method.learnt(),
             "layout": plan.survey.layout.name,
             "architecture": plan.survey.architecture,
             "inputs": {name: described(source) for name, source in inputs.items() if source is not None},

@@ -100,6 +100,7 @@ def _run(
 
 def one_blas_thread() -> AbstractContextManager[object]:
     """BLAS on one thread each while slots go side by side: faster, and the same bytes on every machine."""
+    import scipy.linalg.cython_blas  # noqa: F401 (only a library that is loaded already can be limited)
     from threadpoolctl import threadpool_limits
 
     limits: AbstractContextManager[object] = threadpool_limits(1, "blas")

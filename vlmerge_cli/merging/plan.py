@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
@@ -17,6 +17,7 @@ from vlmerge_cli.checkpoint.reader import Checkpoint
 from vlmerge_cli.errors import PlanError, UsageError, joined, nearest
 from vlmerge_cli.layouts.layout import Slot
 from vlmerge_cli.layouts.survey import Survey
+from vlmerge_cli.merging.gramfile import token_counts
 from vlmerge_cli.methods.linalg import packed_size
 from vlmerge_cli.methods.method import Method
 
@@ -29,13 +30,17 @@ USED_IN_TOP = {"retrieval": ("v", "l"), "vqa": ("vl",), "nlvr2": ("vl",)}
 
 @dataclass(frozen=True)
 class Merge:
-    """Turn the experts' keys into ``target``; ``base`` and ``grams`` are keys of those files."""
+    """Turn the experts' keys into ``target``; ``base`` and ``grams`` are keys of those files.
+
+    ``tokens`` is how many went into each expert's Gram, where the method asks.
+    """
 
     target: str
     slot: Slot
     sources: Mapping[str, str]
     base: str | None
     grams: Mapping[str, str]
+    tokens: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -132,6 +137,7 @@ class _Planner:
     ) -> None:
         self.checkpoint, self.survey, self.method, self.request = checkpoint, survey, method, request
         self.base, self.grams = base, grams
+        self.counts = {} if grams is None else token_counts(grams)
         self.problems: list[str] = []
         self.unfit: list[Slot] = []
 
@@ -195,7 +201,9 @@ class _Planner:
             self.unfit.append(slot)
             self.problems.append(f"{at}: {spec.dtype} can be copied, not merged")
             return []
-        return [*dropped, Merge(target, slot, used, self._base(slot, spec, at), self._grams(slot, used, spec, at))]
+        grams = self._grams(slot, used, spec, at)
+        tokens = self._tokens(slot, grams, at)
+        return [*dropped, Merge(target, slot, used, self._base(slot, spec, at), grams, tokens)]
 
     def _used(self, slot: Slot, sources: Mapping[str, str]) -> tuple[dict[str, str], list[Drop]]:
         """Sources that take part, and those that ``--experts-for`` leaves out of layers with a top expert."""
@@ -253,6 +261,16 @@ class _Planner:
                 self.problems.append(f"{at}: the input is {width} wide, the Gram of {expert} is {gram.shape}")
             elif not is_float(gram.dtype):
                 self.problems.append(f"{at}: the Gram of {expert} is {gram.dtype}")
+        return found
+
+    def _tokens(self, slot: Slot, grams: Mapping[str, str], at: str) -> dict[str, int]:
+        if not self.method.needs_tokens(slot):
+            return {}
+        found = {expert: self.counts[key] for expert, key in grams.items() if key in self.counts}
+        missing = [expert for expert in grams if expert not in found]
+        if missing:
+            what = f"{at}: the file does not say how many tokens are in the Gram of {', '.join(missing)}"
+            self.problems.append(f"{what}: --weigh tokens, or collect anew")
         return found
 
 

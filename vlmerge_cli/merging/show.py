@@ -9,24 +9,51 @@ from vlmerge_cli.checkpoint.dtypes import DTYPES
 from vlmerge_cli.merging.execute import COPY_BYTES
 from vlmerge_cli.merging.merge import Prepared, Settings, Summary
 from vlmerge_cli.merging.plan import Drop, Merge, sources_of
+from vlmerge_cli.merging.residuals import Residual
+from vlmerge_cli.methods.method import described
 
 # What Python, numpy and the command line take before the first tensor, and what scipy adds; measured.
 START_BYTES, SCIPY_BYTES = 45 << 20, 45 << 20
 
 
 def summary_text(summary: Summary) -> str:
-    settings = ", ".join(f"{name} {_number(value)}" for name, value in summary.settings.items() if value is not False)
+    settings = described(summary.method, summary.settings)
     before, after = summary.num_parameters_before, summary.num_parameters_after
     saved = 1 - after / before if before else 0.0
     return "\n".join(
         (
             f"{summary.output}",
             f"  {summary.num_merged} slots of the {summary.architecture} model merged by {summary.method} ({settings})",
+            *_learnt(summary),
             f"  parameters {console.count(before)} -> {console.count(after)} ({saved:.0%} fewer)",
             f"  {console.size(summary.num_bytes_in)} in, {console.size(summary.num_bytes_out)} out"
             f" in {summary.seconds:.2f} s ({summary.gigabytes_per_second:.2f} GB/s)",
         )
     )
+
+
+def _learnt(summary: Summary) -> list[str]:
+    """What the method decided itself, in short."""
+    alphas = list(summary.learnt.get("alphas", {}).values())
+    if not alphas:
+        return []
+    by = summary.settings["auto-by"]
+    if len(set(alphas)) == 1:
+        return [f"  alpha {alphas[0]:.3f} found for the {by}"]
+    return [
+        f"  alpha found by {by}: {min(alphas):.3f} to {max(alphas):.3f}, {sum(alphas) / len(alphas):.3f} on average"
+    ]
+
+
+def show_residuals(found: list[Residual]) -> None:
+    """The report as a table, the slots that lost most first."""
+    names = list(dict.fromkeys(name for one in found for name in one.of))
+    rows = [
+        (one.slot.label, f"{one.share:.2%}", *(f"{one.ratio(n):.4g}" if n in one.of else "" for n in names))
+        for one in sorted(found, key=lambda one: -one.ratio("merged"))
+    ]
+    title = "Squared change of the experts' outputs, relative to the least possible (and that as a share of them)"
+    console.show_table(title, ("", "least", *names), rows)
 
 
 def plan_document(ready: Prepared, settings: Settings, output: str) -> dict[str, Any]:
@@ -96,7 +123,7 @@ def peak_memory_bytes(ready: Prepared, threads: int) -> int:
     largest = 0
     for step in plan.merges:
         spec = plan.specs[step.target]
-        if plan.method.elementwise(step.slot):
+        if plan.method.elementwise(step.slot) and not plan.method.examines(step.slot):
             continue
         out_features, in_features = spec.shape
         # the Gram as read, scaled, summed and being factored; per expert a weight, and a float64 copy and move
@@ -105,7 +132,3 @@ def peak_memory_bytes(ready: Prepared, threads: int) -> int:
     chunk = (1 << 17) * max(wide, 4) * 8 + 2 * COPY_BYTES
     start = START_BYTES + (SCIPY_BYTES if largest else 0)
     return start + threads * max(chunk, largest)
-
-
-def _number(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

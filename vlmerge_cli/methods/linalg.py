@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from vlmerge_cli.methods.method import Array
+from vlmerge_cli.methods.method import Array, Group
 
 
 class Solution(NamedTuple):
@@ -54,6 +54,15 @@ def as_float64(array: Array) -> Array:
     return array.double().clone() if _is_torch(array) else array.astype("float64")
 
 
+def gram_of(group: Group, expert: str, weigh: str) -> Array:
+    """XᵀX of an expert's input as a new (in, in) float64 array; ``equal`` divides it by its number of tokens."""
+    stored = group.grams[expert]
+    full = unpack(stored) if stored.ndim == 1 else as_float64(stored)
+    if weigh == "equal":
+        full /= group.tokens[expert]
+    return full
+
+
 def solve(system: Array, right: Array) -> Solution:
     """X with X S = R for symmetric positive definite S (d, d) and R (n, d); both may be overwritten.
 
@@ -91,16 +100,18 @@ def _empty(like: Array, size: int, dims: int = 2) -> Array:
 
 def _solve_numpy(system: Array, right: Array) -> Solution:
     import numpy as np
-    from scipy.linalg import lapack
 
-    norm = float(np.abs(system).sum(axis=0).max()) if len(system) else 0.0
-    # LAPACK reads columns first: a symmetric array is its own transpose, and R as rows is Rᵀ as columns.
-    factor, failed = lapack.dpotrf(system.T, lower=1, clean=0, overwrite_a=1)
-    if failed:
+    from vlmerge_cli.methods import lapack
+
+    if not len(system):
+        return Solution(np.zeros(right.shape), 1.0)
+    system, right = np.ascontiguousarray(system), np.ascontiguousarray(right)
+    norm = float(np.abs(system).sum(axis=0).max())
+    if not lapack.cholesky(system):
         return Solution(None, math.inf)
-    reciprocal, _ = lapack.dpocon(factor, norm, uplo="L")
-    value, _ = lapack.dpotrs(factor, np.ascontiguousarray(right).T, lower=1, overwrite_b=1)
-    return Solution(value.T, 1 / reciprocal if reciprocal > 0 else math.inf)
+    reciprocal = lapack.reciprocal_condition(system, norm)
+    lapack.solve_factored(system, right)
+    return Solution(right, 1 / reciprocal if reciprocal > 0 else math.inf)
 
 
 def _solve_torch(system: Array, right: Array) -> Solution:

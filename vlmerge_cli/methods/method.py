@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, ClassVar, NamedTuple, TypeAlias
+from typing import Any, ClassVar, NamedTuple, Self, TypeAlias
 
 from vlmerge_cli.errors import UsageError, nearest
 from vlmerge_cli.layouts.layout import Slot
 from vlmerge_cli.methods import METHODS
+
+#: What a Gram counts for: as many tokens as it has, or as one (see RegMean).
+WEIGHTS = ("tokens", "equal")
 
 Array: TypeAlias = Any  # a numpy array or a torch tensor: methods use only operators that both have
 
@@ -22,13 +25,15 @@ class Group:
 
     ``experts`` maps ``v``, ``l``, ``vl`` (those that exist, in this order) to arrays of one shape in float32 or
     float64; ``base`` is W⁰ in the same form where the method asked for it; ``grams`` maps each expert to XᵀX of
-    its input, (in, in) or its packed upper triangle, in float64, where the method asked for them.
+    its input, (in, in) or its packed upper triangle, in float64, where the method asked for them, and ``tokens``
+    to the number of tokens in that sum, where the method asked for that.
     """
 
     slot: Slot
     experts: Mapping[str, Array]
     base: Array | None = None
     grams: Mapping[str, Array] = field(default_factory=dict)
+    tokens: Mapping[str, int] = field(default_factory=dict)
 
 
 class Option(NamedTuple):
@@ -39,6 +44,16 @@ class Option(NamedTuple):
     kind: type
     default: Any
     help: str
+    choices: tuple[str, ...] = ()
+
+    def parse(self, given: Any) -> Any:
+        """What was typed where a number or a word may stand. Raises UsageError."""
+        if not isinstance(given, str) or self.kind is not float or given in self.choices:
+            return given
+        try:
+            return float(given)
+        except ValueError:
+            raise UsageError(f"{self.flag} {given}", fix=f"a number, or {' or '.join(self.choices)}") from None
 
 
 @dataclass(frozen=True)
@@ -59,12 +74,35 @@ class Method:
     def needs_grams(self, slot: Slot) -> bool:
         return False
 
+    def needs_tokens(self, slot: Slot) -> bool:
+        """Whether the token counts of the Grams are needed too."""
+        return False
+
+    def examines(self, slot: Slot) -> bool:
+        """Whether this slot is to be seen before anything is merged; the engine then calls ``examine``."""
+        return False
+
+    def examine(self, group: Group) -> Any:
+        """What the method wants to know of a slot, for ``settle``."""
+        raise NotImplementedError
+
+    def settle(self, found: Mapping[Slot, Any], slots: Iterable[Slot]) -> Self:
+        """A method that is ready to merge ``slots``, given what ``examine`` found in some of them."""
+        return self
+
+    def learnt(self) -> dict[str, Any]:
+        """What ``settle`` decided, as JSON values, for recipes and summaries."""
+        return {}
+
     def __call__(self, group: Group) -> Array:
         raise NotImplementedError
 
     def __post_init__(self) -> None:
-        for entry in dataclasses.fields(self):
+        for entry in _option_fields(self):
             value, low, high = getattr(self, entry.name), entry.metadata["low"], entry.metadata["high"]
+            choices = entry.metadata["choices"]
+            if isinstance(value, str) and value not in choices:
+                raise UsageError(f"{entry.metadata['flag']} {value}", fix=nearest(value, choices))
             if isinstance(value, bool) or not isinstance(value, float | int):
                 continue
             if not (low <= value <= high and math.isfinite(value)):
@@ -76,20 +114,36 @@ class Method:
     @classmethod
     def options(cls) -> list[Option]:
         return [
-            Option(f.name, f.metadata["flag"], f.metadata["kind"], f.default, f.metadata["help"])
-            for f in dataclasses.fields(cls)
+            Option(f.name, f.metadata["flag"], f.metadata["kind"], f.default, f.metadata["help"], f.metadata["choices"])
+            for f in _option_fields(cls)
         ]
 
     def settings(self) -> dict[str, Any]:
         """Options as they are set, by flag name without dashes, for recipes and records."""
-        return {f.metadata["flag"].lstrip("-"): getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {f.metadata["flag"].lstrip("-"): getattr(self, f.name) for f in _option_fields(self)}
 
 
 def option(
-    default: Any, flag: str, help: str, *, low: float = -math.inf, high: float = math.inf, kind: type = float
+    default: Any,
+    flag: str,
+    help: str,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    kind: type = float,
+    choices: tuple[str, ...] = (),
 ) -> Any:
-    """A dataclass field that is an option of the command line."""
-    return field(default=default, metadata={"help": help, "flag": flag, "low": low, "high": high, "kind": kind})
+    """A dataclass field that is an option of the command line.
+
+    ``choices`` are the words it may be; with them, ``kind`` float means a number or one of those words.
+    """
+    facts = {"help": help, "flag": flag, "low": low, "high": high, "kind": kind, "choices": choices}
+    return field(default=default, metadata=facts)
+
+
+def _option_fields(method: Method | type[Method]) -> list[dataclasses.Field[Any]]:
+    """Fields that are options; a method may have others, which it sets itself."""
+    return [entry for entry in dataclasses.fields(method) if "flag" in entry.metadata]
 
 
 def method_class(name: str) -> type[Method]:
@@ -115,4 +169,13 @@ def make(name: str, given: Mapping[str, Any]) -> Method:
             other = next((n for n in METHODS for o in method_class(n).options() if o.name == key), "")
             flag = next(o.flag for o in method_class(other).options() if o.name == key) if other else key
             raise UsageError(f"{flag} is an option of {other or 'no method'}", fix=f"{name} has {flags}")
-    return kind(**chosen)
+    return kind(**{key: own[key].parse(value) for key, value in chosen.items()})
+
+
+def described(name: str, settings: Mapping[str, Any]) -> str:
+    """Settings in short: ``alpha 0.5, vl-ratio 0.333``; switches and words are left out at their defaults."""
+    options = method_class(name).options() if name in METHODS else []
+    usual = {option.flag.lstrip("-"): option.default for option in options if not isinstance(option.default, float)}
+    shown = {key: value for key, value in settings.items() if key not in usual or value != usual[key]}
+    numbers = {key: f"{value:.3g}" if isinstance(value, float) else value for key, value in shown.items()}
+    return ", ".join(f"{key} {value}" for key, value in numbers.items())

@@ -8,7 +8,8 @@ from typing import ClassVar
 from vlmerge_cli.errors import MergeError
 from vlmerge_cli.layouts.layout import Slot
 from vlmerge_cli.methods import linalg
-from vlmerge_cli.methods.method import Array, Group, Method, option
+from vlmerge_cli.methods.linalg import gram_of
+from vlmerge_cli.methods.method import WEIGHTS, Array, Group, Method, option
 
 # Beyond this a relative error of 1e-16 in the Grams is one of 1e-3 in the weights.
 MAX_CONDITION = 1e13
@@ -26,6 +27,10 @@ class RegMean(Method):
     experts agree on exact. ``ridge`` ρ adds ρ mean(diag S) / n to the diagonal of each of the n Grams: directions
     that no token has seen then get the plain average.
 
+    ``weigh`` decides what an expert with more tokens counts for: ``tokens`` takes the sums as they are (published),
+    so that images, with ten times the tokens of their captions, count ten times as much; ``equal`` divides each
+    Gram by its number of tokens first.
+
     Source: paper section 4.1; Jin et al., 2023. Raises MergeError when S is singular or its condition number
     exceeds 1e13.
     """
@@ -35,11 +40,22 @@ class RegMean(Method):
     gamma: float = option(0.9, "--gamma", "Factor on the off-diagonal entries of the Grams.", low=0, high=1)
     ridge: float = option(0.0, "--ridge", "Added to the Grams' diagonal, relative to its mean.", low=0)
 
+    weigh: str = option(
+        "tokens",
+        "--weigh",
+        "Raw sums (an expert counts for as much as it has tokens), or each Gram divided by its tokens.",
+        kind=str,
+        choices=WEIGHTS,
+    )
+
     def elementwise(self, slot: Slot) -> bool:
         return slot.kind != "linear"
 
     def needs_grams(self, slot: Slot) -> bool:
         return slot.kind == "linear"
+
+    def needs_tokens(self, slot: Slot) -> bool:
+        return slot.kind == "linear" and self.weigh == "equal"
 
     def __call__(self, group: Group) -> Array:
         if group.slot.kind != "linear":
@@ -47,9 +63,9 @@ class RegMean(Method):
         first, *others = group.experts
         origin = linalg.as_float64(group.experts[first])
         moves = {expert: linalg.as_float64(group.experts[expert]) - origin for expert in others}
-        system, right = self._scaled(group.grams[first]), 0.0
+        system, right = self._scaled(group, first), 0.0
         for expert, move in moves.items():
-            gram = self._scaled(group.grams[expert])
+            gram = self._scaled(group, expert)
             system += gram
             right = right + move @ gram
         if self.ridge:
@@ -61,16 +77,16 @@ class RegMean(Method):
             raise self._singular(group, solution.condition)
         return origin + solution.value
 
-    def _scaled(self, gram: Array) -> Array:
+    def _scaled(self, group: Group, expert: str) -> Array:
         """G̃ as a new (in, in) float64 array."""
-        full = linalg.unpack(gram) if gram.ndim == 1 else linalg.as_float64(gram)
+        full = gram_of(group, expert, self.weigh)
         kept = linalg.as_float64(_diagonal(full))
         full *= self.gamma
         _diagonal(full)[:] = kept
         return full
 
     def _singular(self, group: Group, condition: float) -> MergeError:
-        system = sum(self._scaled(gram) for gram in group.grams.values())
+        system = sum(self._scaled(group, expert) for expert in group.experts)
         condition = min(condition, linalg.condition(system))
         estimate = f"{condition:.1e}" if condition < 1e17 else "beyond 1e17"
         dead = int((_diagonal(system) == 0).sum())
