@@ -72,7 +72,11 @@ def settled(job: Job) -> Job:
         pieces = [Piece(step, 0, job.plan.specs[step.target].num_elements) for step in steps]
         with parallel.one_blas_thread() if job.device == "cpu" else nullcontext():
             found = parallel.run(
-                lambda: _Worker(job, None, make_arrays(job.device)).examine, pieces, job.threads, lambda _: None
+                lambda: _Worker(job, None, make_arrays(job.device)).examine,
+                pieces,
+                job.threads,
+                lambda piece: _input_bytes(job, piece),
+                lambda _: None,
             )
     seen = {step.slot: one for step, one in zip(steps, found, strict=True)}
     return replace(job, plan=replace(job.plan, method=method.settle(seen, [step.slot for step in merges])))

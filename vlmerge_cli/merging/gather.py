@@ -68,21 +68,16 @@ def gather(name: str, target: Target, choices: Choices, layout: Layout | None = 
         digest, vocabulary = opened.fingerprint(), choices.tokenizer or recorded_tokenizer(opened)
         shapes = recorded_shapes(opened)
     device = devices.resolve(choices.device, prefer_gpu=True)
-    if device == "cuda":
-        device = f"cuda:{ranks.local_rank()}"
+    if device.startswith("cuda"):
         torch.cuda.set_device(device)
-    ranks.start(device)
-    try:
-        model = VLModel.from_pretrained(name).to(device, PRECISIONS[choices.precision]).eval()
-        data = _examples(choices, _form(model, vocabulary, choices), model, shapes)
-        job = gramrun.Job(
-            model, survey.layout, target, digest, _about(choices, data, vocabulary), _products(choices),
-            choices.include_padding, choices.max_memory_bytes, workers=_workers(choices), resume=choices.resume,
-        )  # fmt: skip
-        with _model_threads(choices):
-            described = gramrun.run(job, data, quiet)
-    finally:
-        ranks.stop()
+    model = VLModel.from_pretrained(name).to(device, PRECISIONS[choices.precision]).eval()
+    data = _examples(choices, _form(model, vocabulary, choices), model, shapes)
+    job = gramrun.Job(
+        model, survey.layout, target, digest, _about(choices, data, vocabulary), _products(choices),
+        choices.include_padding, choices.max_memory_bytes, workers=_workers(choices), resume=choices.resume,
+    )  # fmt: skip
+    with _model_threads(choices):
+        described = gramrun.run(job, data, quiet)
     if data.bad.num_bad:
         console.warn(data.bad.report())
     missing = passes.without_tokens_of(survey, described["tokens"])
