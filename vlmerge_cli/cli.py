@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from importlib import import_module
 from typing import Annotated, Any
@@ -10,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from vlmerge_cli import __version__
+from vlmerge_cli import __version__, ranks
 from vlmerge_cli.errors import UsageError, VlmergeError, nearest
 
 #: name -> one line of help; the command is ``command`` (or the Typer ``app``) in vlmerge_cli/commands/NAME.py.
@@ -40,22 +41,35 @@ class LazyGroup(TyperGroup):
         return args[0], load(args[0]), args[1:]
 
     def invoke(self, ctx: Any) -> Any:
+        signal.signal(signal.SIGTERM, _interrupt)
         try:
+            ranks.start()
             return super().invoke(ctx)
         except VlmergeError as error:
-            _end(f"error: {error}", error.exit_code, ctx.params["debug"])
+            if ranks.is_main() or not error.everywhere:
+                _say_error(str(error), ctx.params["debug"])
+            raise SystemExit(error.exit_code) from None
         except KeyboardInterrupt:
-            _end("interrupted", 130, ctx.params["debug"])
+            print("interrupted", file=sys.stderr, flush=True)
+            raise SystemExit(130) from None
         except BrokenPipeError:  # the reader of a pipe has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit(0) from None
         except (OSError, MemoryError) as error:
-            _end(f"error: {type(error).__name__}: {error}", 1, ctx.params["debug"])
+            _say_error(f"{type(error).__name__}: {error}", ctx.params["debug"])
+            raise SystemExit(1) from None
         except Exception as error:
             if type(error).__module__.partition(".")[0] in ("click", "typer"):
                 raise  # the command line's own ways to end
-            what = f"error: {type(error).__name__}: {error}"
-            _end(f"{what}\n  a mistake in vlmerge: vlmerge --debug shows where", 1, ctx.params["debug"])
+            what = f"{type(error).__name__}: {error}\n  a mistake in vlmerge: vlmerge --debug shows where"
+            _say_error(what, ctx.params["debug"])
+            raise SystemExit(1) from None
+        finally:
+            ranks.stop()
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def load(name: str) -> Any:
@@ -100,11 +114,11 @@ def main() -> None:
     app()
 
 
-def _end(message: str, code: int, debug: bool) -> None:
-    """Say what went wrong on stderr and leave with ``code``; with ``debug``, show where it came from."""
+def _say_error(message: str, debug: bool) -> None:
+    """What went wrong, on stderr; with ``debug``, where it came from; with other ranks, on which."""
     if debug:
         import traceback
 
         traceback.print_exc()
-    print(message, file=sys.stderr, flush=True)
-    raise SystemExit(code)
+    where = "" if ranks.is_main() else f" (rank {ranks.rank()})"
+    print(f"error{where}: {message}", file=sys.stderr, flush=True)

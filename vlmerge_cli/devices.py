@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+from vlmerge_cli import ranks
 from vlmerge_cli.errors import UsageError
 
 
@@ -20,14 +21,16 @@ def resolve(device: str, prefer_gpu: bool) -> str:
     Raises UsageError for another word, or for CUDA where there is none.
     """
     if device == "auto":
-        return "cuda" if prefer_gpu and has_gpu() else "cpu"
+        device = "cuda" if prefer_gpu and has_gpu() else "cpu"
     if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
         raise UsageError(f"--device {device}", fix="choose auto, cpu, cuda or cuda:0")
     if device.startswith("cuda") and not has_gpu():
         raise UsageError(f"--device {device}: no CUDA device is visible", fix="use --device cpu")
+    if device == "cuda" and ranks.world_size() > 1:
+        return f"cuda:{ranks.local_rank()}"
     return device
 
 
 def num_cpus() -> int:
-    """Processors this process may run on."""
-    return len(os.sched_getaffinity(0))
+    """Processors this process may run on, shared with the other ranks on this machine."""
+    return max(1, len(os.sched_getaffinity(0)) // ranks.local_world_size())

@@ -26,6 +26,7 @@ class VlmergeError(Exception):
     """
 
     exit_code = 1
+    everywhere = False  # raised on all ranks alike, so that one of them may speak
 
     def __init__(self, what: str, *, where: str = "", fix: str = "") -> None:
         super().__init__(what)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from vlmerge_cli.errors import VlmergeError
+
 
 def rank() -> int:
     return int(os.environ.get("RANK", "0"))
@@ -18,18 +20,23 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
+def local_world_size() -> int:
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def is_main() -> bool:
     return rank() == 0
 
 
-def start(device: str = "cpu") -> None:
-    """Join the process group that torchrun describes: NCCL for CUDA, gloo otherwise. Alone: nothing."""
+def start() -> None:
+    """Join the process group that torchrun describes: gloo, and NCCL for CUDA tensors. Alone: nothing."""
     if world_size() == 1:
         return
+    import torch
     import torch.distributed as dist
 
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
 
 
 def stop() -> None:
@@ -56,7 +63,10 @@ def gather_objects(value: Any) -> list[Any]:
     import torch.distributed as dist
 
     values: list[Any] = [None] * world_size()
-    dist.all_gather_object(values, value)
+    try:
+        dist.all_gather_object(values, value)
+    except RuntimeError:  # what the backend says when a connection ends
+        raise VlmergeError("another process of this run has ended", fix="its own message says why") from None
     return values
 
 
@@ -67,8 +77,7 @@ def sum_at_main(values: Any) -> Any:
     import torch
     import torch.distributed as dist
 
-    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    own = torch.tensor(values, device=device)
+    own = torch.tensor(values)
     parts = [torch.empty_like(own) for _ in range(world_size())] if is_main() else None
     dist.gather(own, parts, dst=0)
     if parts is None:
@@ -76,4 +85,4 @@ def sum_at_main(values: Any) -> Any:
     total = parts[0]
     for part in parts[1:]:
         total += part
-    return total.cpu().numpy()
+    return total.numpy()

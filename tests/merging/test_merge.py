@@ -99,8 +99,8 @@ def test_a_folder_gets_the_small_files_of_its_input(shards: int, tmp_path: Path)
     ok("merge", source, "-o", tmp_path / "out")
     out = tmp_path / "out"
     assert sorted(p.name for p in out.iterdir()) == ["README.md", "config.json", "model.safetensors", "vocab.txt"]
-    assert json.loads((out / "config.json").read_text()) == config | {"architecture": "agnostic"}
-    assert about(out / "model.safetensors")["config"] == config | {"architecture": "agnostic"}
+    assert json.loads((out / "config.json").read_text()) == config  # another tool's, as it came
+    assert about(out / "model.safetensors")["config"] == config  # another tool's, as it came
     assert "interpolation" in (out / "README.md").read_text()
 
 

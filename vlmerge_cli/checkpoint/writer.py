@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vlmerge_cli import ranks
 from vlmerge_cli.checkpoint import header as headers
 from vlmerge_cli.checkpoint.header import Header, Spec
 from vlmerge_cli.checkpoint.reader import INDEX_NAME, SINGLE_NAME
@@ -68,15 +69,18 @@ class Target:
 
 
 class Output:
-    """Files being written; every tensor of ``specs`` must get each of its bytes once."""
+    """Files being written; every tensor must get each of its bytes once, from whichever rank.
 
-    def __init__(self, folder: Path, files: Mapping[str, Header]) -> None:
+    ``new`` files are created at full size; otherwise another rank has done that.
+    """
+
+    def __init__(self, folder: Path, files: Mapping[str, Header], new: bool = True) -> None:
         self._fds: list[int] = []
         self._place: dict[str, tuple[int, int, int]] = {}  # key -> fd, start, stop
         self._lock = threading.Lock()
         try:
             for name, header in files.items():
-                self._create(folder / name, header)
+                self._open(folder / name, header, new)
         except BaseException:
             self.close()
             raise
@@ -94,6 +98,13 @@ class Output:
             count = os.pwrite(fd, view, position)
             view, position = view[count:], position + count
 
+    def join(self) -> None:
+        """Wait for all ranks and take what they wrote into account."""
+        for missing in ranks.gather_objects(None if ranks.is_main() else self._missing):
+            for key, count in (missing or {}).items():
+                _, start, stop = self._place[key]
+                self._missing[key] -= stop - start - count
+
     def finish(self, sync: bool) -> None:
         wrong = {key: count for key, count in self._missing.items() if count}
         assert not wrong, f"bytes written do not match the header: {dict(list(wrong.items())[:3])}"
@@ -106,11 +117,12 @@ class Output:
             os.close(fd)
         self._fds = []
 
-    def _create(self, path: Path, header: Header) -> None:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    def _open(self, path: Path, header: Header, new: bool) -> None:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if new else 0), 0o666)
         self._fds.append(fd)
-        _reserve(fd, header.num_bytes)
-        os.pwrite(fd, header.raw, 0)
+        if new:
+            _reserve(fd, header.num_bytes)
+            os.pwrite(fd, header.raw, 0)
         for key, tensor in header.tensors.items():
             self._place[key] = (fd, tensor.start, tensor.stop)
 
@@ -121,33 +133,68 @@ def create(
     specs: Mapping[str, Spec],
     metadata: Mapping[str, str],
     extras: Mapping[str, bytes] | None = None,
+    shared: bool = False,
 ) -> Iterator[Output]:
     """Write ``specs`` to ``target``: the block fills the Output; leaving it without an error commits.
 
     A folder is written beside the old one and swapped for it as a whole, with its shards, their index and
-    ``extras``. Any error, a full disk or Ctrl-C leaves what was there before.
+    ``extras``. Any error, a full disk or Ctrl-C leaves what was there before. ``shared``: all ranks come here and
+    fill a part each; rank 0 makes the files and commits when all are done.
     Raises UsageError (Target.check) and CheckpointError for what the file system refuses.
     """
+    files, index = _files(target, specs, metadata)
+    together = shared and ranks.world_size() > 1
+    if together and not ranks.is_main():
+        with _joined(files) as output:
+            yield output
+        return
     target.check()
     remove_leftovers(target.path)
     try:
         with _temporary(target.path, folder=not target.is_file) as temporary:
+            folder = temporary
             if target.is_file:
-                files = {temporary.name: headers.build(specs, metadata)}
-                output = Output(temporary.parent, files)
-            else:
-                files, index = _sharded(specs, metadata, target.max_shard_bytes)
-                output = Output(temporary, files)
+                folder, files = temporary.parent, {temporary.name: files[target.path.name]}
+            output = Output(folder, files)
+            if not target.is_file:
                 for name, content in {**(extras or {}), **index}.items():
                     (temporary / name).write_bytes(content)
+            if together:
+                ranks.gather_objects((str(folder), list(files)))
             try:
                 yield output
+                if together:
+                    output.join()
                 output.finish(target.sync)
             finally:
                 output.close()
             _swap(temporary, target)
     except OSError as error:
         raise _refused(error, target.path) from error
+    if together:
+        ranks.barrier()
+
+
+@contextmanager
+def _joined(files: Mapping[str, Header]) -> Iterator[Output]:
+    """The files that rank 0 has made, opened by another rank."""
+    folder, names = ranks.gather_objects(None)[0]
+    output = Output(Path(folder), dict(zip(names, files.values(), strict=True)), new=False)
+    try:
+        yield output
+        output.join()
+    finally:
+        output.close()
+    ranks.barrier()
+
+
+def _files(
+    target: Target, specs: Mapping[str, Spec], metadata: Mapping[str, str]
+) -> tuple[dict[str, Header], dict[str, bytes]]:
+    """Headers by file name, and the index of a folder of several shards."""
+    if target.is_file:
+        return {target.path.name: headers.build(specs, metadata)}, {}
+    return _sharded(specs, metadata, target.max_shard_bytes)
 
 
 def _sharded(

@@ -1,12 +1,11 @@
 """``vlmerge pretrain``: from nothing to a checkpoint worth merging."""
 
-import signal
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from vlmerge_cli import console, ranks
+from vlmerge_cli import console
 from vlmerge_cli.commands.options import DeviceOption, JsonOption
 
 
@@ -69,21 +68,10 @@ def command(
         console.show(settings.to_yaml().rstrip())
         return
     where = devices.resolve(device, prefer_gpu=True)
-    if where == "cuda" and ranks.world_size() > 1:
-        where = f"cuda:{ranks.local_rank()}"
-    ranks.start(where)
-    signal.signal(signal.SIGTERM, _as_interrupt)
-    try:
-        from vlmerge_cli.training.pretrain import Run, pretrain
+    from vlmerge_cli.training.pretrain import Run, pretrain
 
-        folder = pretrain(Run(settings, out, where), resume, force)
-    finally:
-        ranks.stop()
+    folder = pretrain(Run(settings, out, where), resume, force)
     if json:
         console.show_json({"checkpoint": str(folder / "model.safetensors"), "steps": settings.steps})
     else:
         console.show(f"{folder / 'model.safetensors'}")
-
-
-def _as_interrupt(*_: object) -> None:
-    raise KeyboardInterrupt

@@ -58,7 +58,8 @@ def execute(job: Job, output: Output, advance: Callable[[int], object] = lambda 
             lambda: _Worker(job, output, make_arrays(job.device)).do,
             list(_pieces(job, arrays.chunk_elements)),
             job.threads,
-            lambda piece: advance(_input_bytes(job, piece)),
+            lambda piece: _input_bytes(job, piece),
+            advance,
         )
 
 
@@ -71,7 +72,11 @@ def settled(job: Job) -> Job:
         pieces = [Piece(step, 0, job.plan.specs[step.target].num_elements) for step in steps]
         with parallel.one_blas_thread() if job.device == "cpu" else nullcontext():
             found = parallel.run(
-                lambda: _Worker(job, None, make_arrays(job.device)).examine, pieces, job.threads, lambda _: None
+                lambda: _Worker(job, None, make_arrays(job.device)).examine,
+                pieces,
+                job.threads,
+                lambda piece: piece.count,
+                lambda _: None,
             )
     seen = {step.slot: one for step, one in zip(steps, found, strict=True)}
     return replace(job, plan=replace(job.plan, method=method.settle(seen, [step.slot for step in merges])))

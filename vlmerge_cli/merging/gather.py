@@ -71,18 +71,14 @@ def gather(name: str, target: Target, choices: Choices, layout: Layout | None = 
     if device == "cuda":
         device = f"cuda:{ranks.local_rank()}"
         torch.cuda.set_device(device)
-    ranks.start(device)
-    try:
-        model = VLModel.from_pretrained(name).to(device, PRECISIONS[choices.precision]).eval()
-        data = _examples(choices, _form(model, vocabulary, choices), model, shapes)
-        job = gramrun.Job(
-            model, survey.layout, target, digest, _about(choices, data, vocabulary), _products(choices),
-            choices.include_padding, choices.max_memory_bytes, workers=_workers(choices), resume=choices.resume,
-        )  # fmt: skip
-        with _model_threads(choices):
-            described = gramrun.run(job, data, quiet)
-    finally:
-        ranks.stop()
+    model = VLModel.from_pretrained(name).to(device, PRECISIONS[choices.precision]).eval()
+    data = _examples(choices, _form(model, vocabulary, choices), model, shapes)
+    job = gramrun.Job(
+        model, survey.layout, target, digest, _about(choices, data, vocabulary), _products(choices),
+        choices.include_padding, choices.max_memory_bytes, workers=_workers(choices), resume=choices.resume,
+    )  # fmt: skip
+    with _model_threads(choices):
+        described = gramrun.run(job, data, quiet)
     if data.bad.num_bad:
         console.warn(data.bad.report())
     missing = passes.without_tokens_of(survey, described["tokens"])

@@ -211,7 +211,7 @@ class _Stream:
 
             return do
 
-        return parallel.run(worker, self.pieces, self.threads, lambda piece: self.advance(self._bytes(piece)))
+        return parallel.run(worker, self.pieces, self.threads, self._bytes, self.advance)
 
     def _bytes(self, piece: Piece) -> int:
         return sum(num_bytes(self.checkpoint.tensors[key].dtype, piece.count) for key in piece.keys)

@@ -148,7 +148,7 @@ def run(ready: Prepared, target: Target, settings: Settings, advance: Callable[[
     ready = replace(ready, plan=job.plan)
     about = recipe(ready, settings)
     metadata = {**ready.checkpoint.metadata, "format": "pt", "vlmerge": json.dumps(about, sort_keys=True)}
-    with create(target, ready.plan.specs, metadata, _extras(ready, about, target)) as output:
+    with create(target, ready.plan.specs, metadata, _extras(ready, about, target), shared=True) as output:
         execute(job, output, advance)
     before, after = ready.num_parameters
     return Summary(
@@ -227,6 +227,7 @@ def _open_grams(inputs: Inputs, checkpoint: Checkpoint, stack: ExitStack) -> Che
 
 def check_output(ready: Prepared, target: Target) -> None:
     """Raises UsageError for an output that exists, cannot be there, or is or holds an input."""
+    target.check()
     path = target.path
     taken = {path.resolve()}
     for source in (ready.checkpoint, ready.base, ready.grams):
@@ -234,7 +235,6 @@ def check_output(ready: Prepared, target: Target) -> None:
             at = shard.path.resolve()
             if taken & {at, *at.parents} or (path.exists() and path.samefile(shard.path)):
                 raise UsageError(f"the output {path} holds an input: {shard.path}", fix="name another -o/--output")
-    target.check()
 
 
 def _extras(ready: Prepared, about: dict[str, Any], target: Target) -> dict[str, bytes]:

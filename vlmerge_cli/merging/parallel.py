@@ -1,13 +1,17 @@
-"""Pieces of work taken in order by a few threads."""
+"""Pieces of work shared out over ranks, and taken in order by a few threads of each."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
+from itertools import accumulate
 from typing import Any, TypeVar
 
 import numpy as np
+
+from vlmerge_cli import ranks
+from vlmerge_cli.errors import VlmergeError
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
@@ -17,12 +21,48 @@ def run(
     make_worker: Callable[[], Callable[[Piece], Result]],
     pieces: Sequence[Piece],
     threads: int,
-    advance: Callable[[Piece], object],
+    cost: Callable[[Piece], int],
+    advance: Callable[[int], object],
 ) -> list[Result]:
-    """Results in the order of the pieces; each thread has a worker of its own.
+    """Results in the order of the pieces, on every rank; each thread has a worker of its own.
 
-    The first error stops all threads and is raised here, as is an interrupt.
+    Ranks take stretches of equal ``cost`` (bytes); ``advance`` is told what was done here. The first error stops
+    all threads and is raised on every rank, as is an interrupt here.
     """
+    if ranks.world_size() == 1:
+        return _run(make_worker, pieces, threads, cost, advance)
+    error: VlmergeError | None = None
+    own: list[Result] = []
+    try:
+        own = _run(make_worker, stretch(pieces, cost, ranks.rank(), ranks.world_size()), threads, cost, advance)
+    except VlmergeError as raised:
+        error = raised
+    found = ranks.gather_objects((error, own))
+    for failed, _ in found:
+        if failed is not None:
+            failed.everywhere = True
+            raise failed
+    return [result for _, results in found for result in results]
+
+
+def stretch(pieces: Sequence[Piece], cost: Callable[[Piece], int], rank: int, num_ranks: int) -> Sequence[Piece]:
+    """The part of the pieces whose middle lies in this rank's share of the total cost: every piece is in one."""
+    ends = list(accumulate(map(cost, pieces)))
+    total = max(ends[-1], 1) if ends else 1
+    owner = [
+        min((2 * end - cost(piece)) * num_ranks // (2 * total), num_ranks - 1)
+        for piece, end in zip(pieces, ends, strict=True)
+    ]
+    return [piece for piece, its in zip(pieces, owner, strict=True) if its == rank]
+
+
+def _run(
+    make_worker: Callable[[], Callable[[Piece], Result]],
+    pieces: Sequence[Piece],
+    threads: int,
+    cost: Callable[[Piece], int],
+    advance: Callable[[int], object],
+) -> list[Result]:
     steady_malloc()
     lock, stop, queue = threading.Lock(), threading.Event(), iter(enumerate(pieces))
     results: list[Any] = [None] * len(pieces)
@@ -38,7 +78,7 @@ def run(
                     return
                 results[number] = worker(piece)  # type: ignore[arg-type]
                 with lock:
-                    advance(piece)  # type: ignore[arg-type]
+                    advance(cost(piece))  # type: ignore[arg-type]
         except BaseException as error:
             errors.append(error)
             stop.set()

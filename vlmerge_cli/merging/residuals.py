@@ -80,7 +80,8 @@ def residuals(
             lambda: lambda piece: _residual(*piece, checkpoint, grams, merged),
             wanted,
             threads,
-            lambda piece: advance(sum(checkpoint.tensors[key].num_bytes for key in piece[0].sources.values())),
+            lambda piece: sum(checkpoint.tensors[key].num_bytes for key in piece[0].sources.values()),
+            advance,
         )
 
 
