@@ -194,7 +194,7 @@ def solve() -> None:
 
     def by_method() -> list[Any]:
         with one_blas_thread():
-            return run_in_threads(lambda: method, groups * 12, threads, lambda _: None)[: len(groups)]
+            return run_in_threads(lambda: method, groups * 12, threads, lambda _: 1, lambda _: None)[: len(groups)]
 
     for name, call in (("RegMean: Cholesky", by_method), ("published: torch.inverse", lambda: _inverses(groups))):
         wall, cpu = time.perf_counter(), time.process_time()

@@ -125,7 +125,7 @@ def command(
 
 
 def _report(ready: Any, output: Path, to: Path, threads: int) -> None:
-    from vlmerge_cli import records
+    from vlmerge_cli import ranks, records
     from vlmerge_cli.checkpoint.reader import open_checkpoint
     from vlmerge_cli.merging import show
     from vlmerge_cli.merging.residuals import residuals
@@ -136,6 +136,7 @@ def _report(ready: Any, output: Path, to: Path, threads: int) -> None:
     if to == Path("-"):
         show.show_residuals(found)
         return
-    to.unlink(missing_ok=True)
-    for one in found:
-        records.append(to, one.record(output.name))
+    if ranks.is_main():
+        to.unlink(missing_ok=True)
+        for one in found:
+            records.append(to, one.record(output.name))

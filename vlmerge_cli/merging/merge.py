@@ -111,7 +111,7 @@ def prepared(inputs: Inputs, method: Method, request: Request, with_grams: bool 
                 fix = f"collect them: vlmerge grams {inputs.checkpoint} --data SOURCE; or name a file with --grams"
                 raise PlanError("--report needs Gram matrices", where=str(sibling_grams(checkpoint)), fix=fix)
         elif inputs.grams is not None and not any(method.needs_grams(slot) for slot in ANY_LINEAR):
-            what = f"--grams is for regmean, --alpha auto and --report, {method.name} does not use it"
+            what = f"--grams belongs to regmean, --alpha auto and --report; {method.name} does not use it"
             raise UsageError(what)
         plan = make_plan(checkpoint, survey, method, request, base, grams)
         yield Prepared(plan, checkpoint, base, grams, reason)
