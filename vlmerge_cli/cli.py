@@ -19,6 +19,8 @@ COMMANDS = {
     "merge": "Merge the experts of a checkpoint into one modality-agnostic transformer.",
     "distance": "How far the experts are apart: L2, cosine, SSD, TSSD. Will they merge?",
     "pretrain": "Train a vision-language model whose experts can be merged.",
+    "finetune": "Train a checkpoint for one task; it may be merged on the way in.",
+    "evaluate": "Score a checkpoint on a benchmark, zero-shot or fine-tuned.",
     "convert": "Turn PyTorch files (.ckpt .pt .pth .bin) into safetensors, without running what is in them.",
     "layouts": "List, show and check the naming schemes that vlmerge knows.",
 }

@@ -1,13 +1,13 @@
 """``vlmerge pretrain``: from nothing to a checkpoint worth merging."""
 
-import signal
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from vlmerge_cli import console, ranks
+from vlmerge_cli import console
 from vlmerge_cli.commands.options import DeviceOption, JsonOption
+from vlmerge_cli.commands.processes import processes
 
 
 def command(
@@ -55,7 +55,6 @@ def command(
 
     Defaults by model size: those of the paper for base. The same command runs under torchrun.
     """
-    from vlmerge_cli import devices
     from vlmerge_cli.training.config import load
 
     given: dict[str, Any] = {
@@ -68,22 +67,11 @@ def command(
     if show_config:
         console.show(settings.to_yaml().rstrip())
         return
-    where = devices.resolve(device, prefer_gpu=True)
-    if where == "cuda" and ranks.world_size() > 1:
-        where = f"cuda:{ranks.local_rank()}"
-    ranks.start(where)
-    signal.signal(signal.SIGTERM, _as_interrupt)
-    try:
+    with processes(device) as where:
         from vlmerge_cli.training.pretrain import Run, pretrain
 
         folder = pretrain(Run(settings, out, where), resume, force)
-    finally:
-        ranks.stop()
     if json:
         console.show_json({"checkpoint": str(folder / "model.safetensors"), "steps": settings.steps})
     else:
         console.show(f"{folder / 'model.safetensors'}")
-
-
-def _as_interrupt(*_: object) -> None:
-    raise KeyboardInterrupt

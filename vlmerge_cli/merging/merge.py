@@ -20,6 +20,7 @@ from vlmerge_cli.layouts.survey import find
 from vlmerge_cli.merging.execute import Job, execute
 from vlmerge_cli.merging.plan import Merge, Plan, Request, make_plan, sibling_grams
 from vlmerge_cli.methods.method import Method
+from vlmerge_cli.model.config import MODEL_TYPE, ModelConfig
 
 #: Small files of a folder that go along with its weights: configurations, tokenizers, templates.
 CARRIED = {".json", ".txt", ".model", ".jinja", ".yaml"}
@@ -161,6 +162,7 @@ def recipe(ready: Prepared, settings: Settings) -> dict[str, Any]:
     plan = ready.plan
     inputs = {"checkpoint": ready.checkpoint, "base": ready.base, "grams": ready.grams}
     about: dict[str, Any] = {
+        **ready.checkpoint.about(),  # what the input says of itself: its tokenizer, its answers
         "version": __version__,
         "recipe": {
             "method": plan.method.name,
@@ -179,6 +181,8 @@ def recipe(ready: Prepared, settings: Settings) -> dict[str, Any]:
 def _merged_config(config: dict[str, Any], plan: Plan) -> dict[str, Any]:
     """The model's own configuration; what says that modules are per expert now says that none is."""
     whole = len(plan.specs) and not any(key in plan.specs for g in plan.survey.groups.values() for key in g.values())
+    if whole and config.get("model_type") == MODEL_TYPE:
+        return ModelConfig.from_dict(config).merged().to_dict()
     return {**config, "architecture": "agnostic"} if whole and "architecture" in config else config
 
 

@@ -7,7 +7,7 @@ before anything is added up, so two processes give the numbers of one to the las
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -65,10 +65,7 @@ class Evaluation:
             device=self.device, bad=self.bad,
         )  # fmt: skip
         for batch in loader.all():
-            if self.precision == "float64" and batch.image is not None:
-                image2 = None if batch.image2 is None else batch.image2.double()
-                batch = replace(batch, image=batch.image.double(), image2=image2)
-            yield batch
+            yield batch.double() if self.precision == "float64" else batch
 
     def see(self, look: Look, data: DataSet | None = None, form: Form | None = None) -> Iterator[tuple[Batch, Tensor]]:
         """This rank's chunks and what ``look`` says of each, without gradients and in the chosen precision."""
