@@ -32,6 +32,7 @@ from vlmerge_cli.training.log import Log
 from vlmerge_cli.training.loop import Phase, Trainer, typed
 from vlmerge_cli.training.optim import multiplier_of
 from vlmerge_cli.training.parallel import parallelize
+from vlmerge_cli.training.reach import freeze_unreached
 from vlmerge_cli.training.scoring import Question, evaluation_of, first, open_split
 from vlmerge_cli.training.start import Start, look
 from vlmerge_cli.training.state import position_of
@@ -84,8 +85,9 @@ def finetune(
     step = FinetuneStep(model, chosen, config.seed, config.gradients).to(run.device)
     if config.precision == "float64":
         step.double()
+    num_frozen = freeze_unreached(model, chosen)
     ready = parallelize(
-        step, model, parallel=config.parallel, recompute=config.recompute, compiled=config.compile, find_unused=True
+        step, model, parallel=config.parallel, recompute=config.recompute, compiled=config.compile, find_unused=False
     )
     question = _question(config)
     validation = evaluation_of(question, start, model, held_out, bad, through=lambda see, batch: step(batch, 0.0, see))
@@ -116,7 +118,8 @@ def finetune(
         first_step = 0 if newest is None else trainer.resume(newest)
         size = console.count(sum(p.numel() for p in model.parameters()))
         console.say(
-            f"{config.task}: {size} parameters ({model.config.architecture}), {len(data)} samples, "
+            f"{config.task}: {size} parameters ({model.config.architecture}), "
+            f"{console.count(num_frozen)} of them not used, {len(data)} samples, "
             f"steps {first_step} to {phase.last}, batch {config.batch_size}"
         )
         trainer.fit(typed(_loader(run, model, data, bad).steps(first_step), config.precision), first_step)
