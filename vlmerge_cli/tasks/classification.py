@@ -12,7 +12,7 @@ from vlmerge_cli.data.batch import Batch
 from vlmerge_cli.data.samples import Labelled
 from vlmerge_cli.data.sources import DataSet
 from vlmerge_cli.tasks.evaluation import Evaluation, Scores, image_of, percent
-from vlmerge_cli.tasks.passes import Outcome, Passes
+from vlmerge_cli.tasks.passes import Outcome, Passes, widened
 from vlmerge_cli.tasks.task import Task
 
 
@@ -38,7 +38,7 @@ class Classification(Task):
     def loss(self, passes: Passes) -> Outcome:
         target = passes.batch.target
         assert target is not None, "classification needs labels"
-        logits = passes.model.classify(passes.image, keep=passes.depth("image")).float()  # (B, classes)
+        logits = widened(passes.model.classify(passes.image, keep=passes.depth("image")))  # (B, classes)
         loss = functional.cross_entropy(logits, target, label_smoothing=self.smoothing)
         return Outcome(loss, {"accuracy": (logits.argmax(1) == target).float().mean()})
 

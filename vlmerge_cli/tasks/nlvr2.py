@@ -11,7 +11,7 @@ from torch.nn import functional
 from vlmerge_cli.data.batch import Batch
 from vlmerge_cli.data.samples import Statement
 from vlmerge_cli.tasks.evaluation import Evaluation, Scores, image_of, percent, text_of
-from vlmerge_cli.tasks.passes import Outcome, Passes
+from vlmerge_cli.tasks.passes import Outcome, Passes, widened
 from vlmerge_cli.tasks.task import Task
 
 
@@ -31,7 +31,7 @@ class Nlvr2(Task):
     def loss(self, passes: Passes) -> Outcome:
         target = passes.batch.target
         assert target is not None, "nlvr2 needs labels"
-        logits = passes.model.nlvr2(passes.matched(), passes.matched_second()).float()  # (B, 2)
+        logits = widened(passes.model.nlvr2(passes.matched(), passes.matched_second()))  # (B, 2)
         accuracy = (logits.argmax(1) == target).float().mean()
         return Outcome(functional.cross_entropy(logits, target), {"accuracy": accuracy})
 

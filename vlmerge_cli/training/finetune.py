@@ -20,6 +20,7 @@ from vlmerge_cli.data.sources import DataSet
 from vlmerge_cli.data.tokenizer import load as load_tokenizer
 from vlmerge_cli.model import heads
 from vlmerge_cli.model.vlmodel import VLModel
+from vlmerge_cli.model.weights import load_weights
 from vlmerge_cli.tasks.evaluation import Look
 from vlmerge_cli.tasks.gather import Gradients
 from vlmerge_cli.tasks.noise import Noise
@@ -148,6 +149,12 @@ def starting_model(config: FinetuneConfig, chosen: Task, start: Start, data: Dat
     torch.manual_seed(config.seed)
     if config.random:
         return VLModel(start.config.change(**changes))
+    other = [name for name, size in chosen.sizes(data).items() if getattr(start.config, name) != size]
+    if other and chosen.head in start.config.heads:  # a head for other answers or classes: a new one
+        model = VLModel(start.config.change(**changes))
+        leave = [f"{part}.*" for part in _classifiers(chosen)]
+        console.say(load_weights(model, start.path, leave=leave, config=start.config).summary())
+        return model
     return VLModel.from_pretrained(start.path, **changes)
 
 
@@ -210,11 +217,15 @@ def _saving(config: FinetuneConfig, num_samples: int) -> Saving:
 
 
 def _multiplier(config: FinetuneConfig, chosen: Task, model: VLModel) -> Callable[[str], float]:
-    own = [part for part in heads.PARTS[chosen.head] if part.endswith("_classifier")]
+    own = _classifiers(chosen)
     settings = config.optimizer
     return lambda name: multiplier_of(
         name, model.config.num_layers, settings.layer_decay, own, settings.head_multiplier
     )
+
+
+def _classifiers(chosen: Task) -> list[str]:
+    return [part for part in heads.PARTS[chosen.head] if part.endswith("_classifier")]
 
 
 def _labels(chosen: Task, data: DataSet) -> dict[str, Any]:
