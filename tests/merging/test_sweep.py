@@ -24,7 +24,7 @@ GRID: dict[str, list[dict[str, float]]] = {
 @pytest.mark.parametrize("method", GRID)
 @pytest.mark.parametrize("threads", [1, 3])
 def test_every_file_has_the_bytes_of_a_merge_by_itself(method: str, threads: int, ckpt: Path, tmp_path: Path) -> None:
-    base = str(ckpt.with_name("seed.safetensors")) if method == "arithmetic" else None
+    base = str(ckpt.with_name("base.safetensors")) if method == "arithmetic" else None
     inputs, settings = merge.Inputs(str(ckpt), base), merge.Settings(device="cpu", threads=threads)
     methods = [make(method, point) for point in GRID[method]]
     paths = sweep(inputs, methods, Request(), tmp_path / "many", settings)
