@@ -20,7 +20,7 @@ def latest(name: str) -> list[Record]:
     """The last record of every (work, row), in the order in which rows first appeared."""
     found: dict[tuple[object, object], Record] = {}
     for record in records.read(RESULTS / f"{name}.jsonl"):
-        found[(record.at.get("work"), record.at["row"])] = record
+        found[(record.at.get("work"), record.at.get("row"))] = record
     return list(found.values())
 
 
@@ -59,6 +59,42 @@ def startup() -> str:
     return table(["command", "wall s (low-high)"], rows) + "\n\n" + machine("startup")
 
 
+def finetune() -> str:
+    """Per task both starts over seeds, and in words whether they can be told apart."""
+    scores: dict[tuple[str, int], dict[str, list[float]]] = {}
+    measures: dict[str, str] = {}
+    for record in records.read(RESULTS / "finetune.jsonl"):
+        at = record.at
+        measures[at["task"]] = at["measure"].replace("_", " ")
+        scores.setdefault((at["task"], at["steps"]), {}).setdefault(at["start"], []).append(record.values["score"])
+    rows = []
+    for (name, steps), by_start in scores.items():
+        if len(by_start) < 2:
+            continue
+        before, after = by_start["random"], by_start["pretrained"]
+        said = "helps" if min(after) > max(before) else "hurts" if max(after) < min(before) else "not told apart"
+        cells = [f"{sum(own) / len(own):.1f} ({min(own):.1f}-{max(own):.1f})" for own in (after, before)]
+        rows.append([name, measures[name], str(steps), str(min(len(before), len(after))), *cells, said])
+    columns = ["task", "score", "steps", "seeds", "from pre-trained", "from start values", "pre-training"]
+    return table(columns, rows) + "\n\n" + machine("finetune")
+
+
+def retrieval() -> str:
+    rows = [
+        [
+            record.at["row"],
+            f"{record.values['cpu_seconds']:.2f}",
+            f"{record.values['products_seconds']:.2f}",
+            f"{record.values['share_of_product_rate']:.2f}",
+            f"{record.values['extra_peak_mib']:.0f}",
+            f"{record.values['whole_table_mib']:.0f}",
+        ]
+        for record in latest("retrieval")
+    ]
+    columns = ["what", "cpu s", "bare products s", "share of their rate", "peak MiB beside the features"]
+    return table([*columns, "MiB of the whole table"], rows) + "\n\n" + machine("retrieval")
+
+
 def machine(name: str) -> str:
     at = latest(name)[-1].at
     return f"*{at['cpu']}, {at['num_cpus']} processors, {at['memory_gb']} GB, Python {at['python']}, {at['date']}.*"
@@ -66,7 +102,7 @@ def machine(name: str) -> str:
 
 if __name__ == "__main__":
     text = PAGE.read_text(encoding="utf-8")
-    for name, make in {"merge": merge, "startup": startup}.items():
+    for name, make in {"merge": merge, "startup": startup, "finetune": finetune, "retrieval": retrieval}.items():
         if latest(name):
             new = f"<!-- {name} -->\n{make()}\n<!-- /{name} -->"
             text = re.sub(rf"<!-- {name} -->.*<!-- /{name} -->", lambda _, new=new: new, text, flags=re.DOTALL)
