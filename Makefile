@@ -2,6 +2,7 @@
 # make test   set up, lint, check types, run every test
 # make fast   the tests without the slow ones
 # make check  ruff and mypy alone
+# make finetune-table CKPT=runs/pretrain   pre-trained beside random starts on every task
 # make bench  measure speed and memory on this machine
 PYTHON ?= python3
 VENV   := .venv
@@ -11,7 +12,7 @@ STAMP  := $(VENV)/.installed
 TORCH_INDEX ?=
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: install demo test fast check bench clean
+.PHONY: install demo test fast check bench finetune-table clean
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -36,6 +37,10 @@ fast: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
+
+finetune-table: $(STAMP)
+	$(BIN)/python -m benchmarks.finetune $(CKPT)
+	$(BIN)/python -m benchmarks.render
 
 clean:
 	rm -rf $(VENV) build demo *.egg-info

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from benchmarks.harness import RESULTS
@@ -23,7 +24,7 @@ def latest(name: str) -> list[Record]:
     """The last record of every (work, row), in the order in which rows first appeared."""
     found: dict[tuple[object, object], Record] = {}
     for record in records.read(RESULTS / f"{name}.jsonl"):
-        found[(record.at.get("work"), record.at["row"])] = record
+        found[(record.at.get("work"), record.at.get("row"))] = record
     return list(found.values())
 
 
@@ -108,6 +109,14 @@ TABLES: dict[str, Columns] = {
         "waiting for data": value("data_ratio", "{:.1%}"),
         "of the matrix rate": value("matrix_rate_ratio", "{:.0%}"),
     },
+    "retrieval": {
+        "what": at("row"),
+        "cpu s": value("cpu_seconds"),
+        "bare products s": value("products_seconds"),
+        "share of their rate": value("share_of_product_rate"),
+        "peak MiB beside the features": value("extra_peak_mib", "{:.0f}"),
+        "MiB of the whole table": value("whole_table_mib", "{:.0f}"),
+    },
 }
 
 
@@ -124,10 +133,32 @@ def machine(record: Record) -> str:
     return f"*{place}, Python {facts['python']}, {facts['date']}.*"
 
 
+def finetune() -> str:
+    """Per task both starts over seeds, and in words whether they can be told apart."""
+    scores: dict[tuple[str, int], dict[str, list[float]]] = {}
+    measures: dict[str, str] = {}
+    for record in records.read(RESULTS / "finetune.jsonl"):
+        at = record.at
+        measures[at["task"]] = at["measure"].replace("_", " ")
+        scores.setdefault((at["task"], at["steps"]), {}).setdefault(at["start"], []).append(record.values["score"])
+    rows = []
+    for (name, steps), by_start in scores.items():
+        if len(by_start) < 2:
+            continue
+        before, after = by_start["random"], by_start["pretrained"]
+        said = "helps" if min(after) > max(before) else "hurts" if max(after) < min(before) else "not told apart"
+        cells = [f"{sum(own) / len(own):.1f} ({min(own):.1f}-{max(own):.1f})" for own in (after, before)]
+        rows.append([name, measures[name], str(steps), str(min(len(before), len(after))), *cells, said])
+    columns = ["task", "score", "steps", "seeds", "from pre-trained", "from start values", "pre-training"]
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join(lines) + "\n\n" + machine(latest("finetune")[-1])
+
+
 if __name__ == "__main__":
     text = PAGE.read_text(encoding="utf-8")
-    for name in TABLES:
+    for name, make in {**{name: partial(table, name) for name in TABLES}, "finetune": finetune}.items():
         if latest(name):
-            new = f"<!-- {name} -->\n{table(name)}\n<!-- /{name} -->"
+            new = f"<!-- {name} -->\n{make()}\n<!-- /{name} -->"
             text = re.sub(rf"<!-- {name} -->.*<!-- /{name} -->", lambda _, new=new: new, text, flags=re.DOTALL)
     PAGE.write_text(text, encoding="utf-8")

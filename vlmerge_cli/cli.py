@@ -21,6 +21,9 @@ COMMANDS = {
     "grams": "Collect the Gram matrices that RegMean needs; add and show files of them.",
     "distance": "How far the experts are apart: L2, cosine, SSD, TSSD. Will they merge?",
     "pretrain": "Train a vision-language model whose experts can be merged.",
+    "finetune": "Train a checkpoint for one task; it may be merged on the way in.",
+    "evaluate": "Score a checkpoint on a benchmark, zero-shot or fine-tuned.",
+    "sweep": "Many merges in one pass over a checkpoint, each scored.",
     "convert": "Turn PyTorch files (.ckpt .pt .pth .bin) into safetensors, without running what is in them.",
     "layouts": "List, show and check the naming schemes that vlmerge knows.",
 }

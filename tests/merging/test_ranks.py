@@ -79,12 +79,12 @@ def test_an_error_on_any_rank_is_said_once(tmp_path: Path) -> None:
 DYING = """
 import os, signal, sys
 from vlmerge_cli.merging import execute
-inner = execute._Worker._merge
+inner = execute.Worker._merge
 def merge(self, step, piece):
     if os.environ["RANK"] == "1" and step.slot.layer:
         os.kill(os.getpid(), signal.SIGKILL)
     return inner(self, step, piece)
-execute._Worker._merge = merge
+execute.Worker._merge = merge
 sys.argv = ["vlmerge", *sys.argv[1:]]
 from vlmerge_cli.cli import main
 main()

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace as replace
+
 import torch
 
 from tests.model.conftest import build, micro
 from vlmerge_cli.data.batch import Batch
+from vlmerge_cli.data.order import Place
+from vlmerge_cli.data.prepare import Prepare, finished
 from vlmerge_cli.model.vlmodel import VLModel
+from vlmerge_cli.tasks.evaluation import Evaluation
 from vlmerge_cli.tasks.noise import Noise
 from vlmerge_cli.tasks.passes import Passes
 
@@ -42,3 +48,14 @@ def batch(size: int = 5, seed: int = 0) -> Batch:
 
 def passes(of: VLModel, data: Batch, progress: float = 1.0) -> Passes:
     return Passes(of, data, Noise(0, data.row), progress)
+
+
+def one_by_one(asked: Evaluation, see: Callable[[VLModel, Batch], torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What a model says of each sample alone, by the sample's key: nothing in common with how scores are made."""
+    found = {}
+    prepare = Prepare(asked.data, asked.form, 0, training=False)
+    for number in range(len(asked.data)):
+        batch = finished(prepare([Place(number, 0, number)])).double()
+        with torch.no_grad():
+            found[f"{batch.keys[0]}"] = see(asked.model.eval(), batch)[0]
+    return found

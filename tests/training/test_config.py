@@ -6,7 +6,7 @@ import pytest
 
 from vlmerge_cli.errors import UsageError
 from vlmerge_cli.model.config import PRESETS
-from vlmerge_cli.training.config import load, validated
+from vlmerge_cli.training.config import PretrainConfig, load, validated
 
 
 def test_defaults_of_base_are_the_papers() -> None:
@@ -63,6 +63,6 @@ def test_what_is_wrong_is_named(sets: list[str], words: str) -> None:
 
 def test_hard_negatives_bring_the_features_they_are_drawn_by() -> None:
     only_itm = {"itc": 0.0, "mlm": 0.0}
-    assert validated({"objectives": only_itm}).model_of("agnostic", 64).heads == ("itc", "itm")
+    assert validated(PretrainConfig, {"objectives": only_itm}).model_of("agnostic", 64).heads == ("itc", "itm")
     never = {**only_itm, "hard_from": 1.0, "hard_full": 1.0}
-    assert validated({"objectives": never}).model_of("agnostic", 64).heads == ("itm",)
+    assert validated(PretrainConfig, {"objectives": never}).model_of("agnostic", 64).heads == ("itm",)

@@ -12,8 +12,11 @@ from vlmerge_cli.methods.method import method_class
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def with_method_options(function: Function) -> Function:
-    """Add every option of every method, each in a panel of its method; they arrive as keyword arguments."""
+def with_method_options(function: Function, *, ranges: bool = False) -> Function:
+    """Add every option of every method, each in a panel of its method; they arrive as keyword arguments.
+
+    With ``ranges`` a number may also be several: they arrive as the text that was typed.
+    """
     signature = inspect.signature(function, eval_str=True)
     own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
     added: dict[str, inspect.Parameter] = {}
@@ -31,7 +34,7 @@ def with_method_options(function: Function) -> Function:
                 rich_help_panel=f"Options of {', '.join(owners)}",
                 show_default=f"{option.default:.3g}" if numeric else option.default if words else False,
             )
-            kind: Any = str if words else option.kind
+            kind: Any = str if words or (ranges and numeric) else option.kind
             added[option.name] = inspect.Parameter(
                 option.name,
                 inspect.Parameter.KEYWORD_ONLY,

@@ -54,7 +54,6 @@ def command(
 
     Defaults by model size: those of the paper for base. The same command runs under torchrun.
     """
-    from vlmerge_cli import devices
     from vlmerge_cli.training.config import load
 
     given: dict[str, Any] = {
@@ -67,6 +66,8 @@ def command(
     if show_config:
         console.show(settings.to_yaml().rstrip())
         return
+    from vlmerge_cli import devices
+
     where = devices.resolve(device, prefer_gpu=True)
     from vlmerge_cli.training.pretrain import Run, pretrain
 

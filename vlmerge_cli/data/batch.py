@@ -44,6 +44,11 @@ class Batch:
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
+    def double(self) -> Batch:
+        """Images in double precision."""
+        image, image2 = (None if x is None else x.double() for x in (self.image, self.image2))
+        return replace(self, image=image, image2=image2)
+
     def pin_memory(self) -> Batch:
         return self._each(lambda tensor: tensor.pin_memory())
 

@@ -55,8 +55,8 @@ def execute(job: Job, output: Output, advance: Callable[[int], object] = lambda 
     whole = any(not job.plan.method.elementwise(step.slot) for step in job.plan.merges)
     with parallel.one_blas_thread() if whole and job.device == "cpu" else nullcontext():
         parallel.run(
-            lambda: _Worker(job, output, make_arrays(job.device)).do,
-            list(_pieces(job, arrays.chunk_elements)),
+            lambda: Worker(job, output, make_arrays(job.device)).do,
+            list(pieces_of(job, arrays.chunk_elements)),
             job.threads,
             lambda piece: _input_bytes(job, piece),
             advance,
@@ -72,7 +72,7 @@ def settled(job: Job) -> Job:
         pieces = [Piece(step, 0, job.plan.specs[step.target].num_elements) for step in steps]
         with parallel.one_blas_thread() if job.device == "cpu" else nullcontext():
             found = parallel.run(
-                lambda: _Worker(job, None, make_arrays(job.device)).examine,
+                lambda: Worker(job, None, make_arrays(job.device)).examine,
                 pieces,
                 job.threads,
                 lambda piece: _input_bytes(job, piece),
@@ -95,7 +95,7 @@ def _is_raw(job: Job, step: Step) -> bool:
     return isinstance(step, Copy) and job.checkpoint.tensors[step.source].dtype == job.plan.specs[step.target].dtype
 
 
-class _Worker:
+class Worker:
     """One thread's share; its arrays reuse their buffers from piece to piece."""
 
     def __init__(self, job: Job, output: Output | None, arrays: Arrays) -> None:
@@ -221,7 +221,7 @@ class _Grams(Mapping[str, Any]):
         return len(self._keys)
 
 
-def _pieces(job: Job, chunk_elements: int) -> Iterator[Piece]:
+def pieces_of(job: Job, chunk_elements: int) -> Iterator[Piece]:
     for step in job.plan.steps:
         if isinstance(step, Drop):
             continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from vlmerge_cli import __version__, devices
 from vlmerge_cli.checkpoint.dtypes import is_parameter
 from vlmerge_cli.checkpoint.reader import Checkpoint, open_checkpoint
-from vlmerge_cli.checkpoint.writer import Target, create
+from vlmerge_cli.checkpoint.writer import Output, Target, create
 from vlmerge_cli.errors import PlanError, UsageError
 from vlmerge_cli.layouts.layout import Layout, Slot
 from vlmerge_cli.layouts.survey import find
@@ -146,9 +146,7 @@ def run(ready: Prepared, target: Target, settings: Settings, advance: Callable[[
     )
     job = settled(job)
     ready = replace(ready, plan=job.plan)
-    about = recipe(ready, settings)
-    metadata = {**ready.checkpoint.metadata, "format": "pt", "vlmerge": json.dumps(about, sort_keys=True)}
-    with create(target, ready.plan.specs, metadata, _extras(ready, about, target), shared=True) as output:
+    with output_of(ready, target, settings, shared=True) as output:
         execute(job, output, advance)
     before, after = ready.num_parameters
     return Summary(
@@ -165,6 +163,15 @@ def run(ready: Prepared, target: Target, settings: Settings, advance: Callable[[
         num_bytes_out=ready.plan.num_bytes_out,
         seconds=time.perf_counter() - started,
     )
+
+
+def output_of(
+    ready: Prepared, target: Target, settings: Settings, shared: bool = False
+) -> AbstractContextManager[Output]:
+    """The output of a prepared merge, to be filled: its recipe in the metadata, small files beside it."""
+    about = recipe(ready, settings)
+    metadata = {**ready.checkpoint.metadata, "format": "pt", "vlmerge": json.dumps(about, sort_keys=True)}
+    return create(target, ready.plan.specs, metadata, _extras(ready, about, target), shared)
 
 
 def default_output(checkpoint: Checkpoint) -> Path:
@@ -188,6 +195,7 @@ def recipe(ready: Prepared, settings: Settings) -> dict[str, Any]:
     plan = ready.plan
     inputs = {"checkpoint": ready.checkpoint, "base": ready.base, "grams": ready.grams}
     about: dict[str, Any] = {
+        **ready.checkpoint.about(),  # what the input says of itself: its tokenizer, its answers
         "version": __version__,
         "recipe": {
             "method": plan.method.name,

@@ -69,7 +69,7 @@ class HubFolder(PyTorchModelHubMixin, library_name="vlmerge"):  # type: ignore[m
             else:
                 place = str(hub.download(f"{model_id}@{revision}" if revision else model_id))
         source = open_source(place)
-        stored = _config_of(source.config if config is None else config, source.tensors, model_id, changes)
+        stored = config_of(source.config if config is None else config, source.tensors, model_id, changes)
         model = cls(stored.change(**changes), init=False)
         plan = weights.plan(model, source.tensors, model_id, config=stored)
         if plan.report.fresh and not changes:
@@ -149,7 +149,7 @@ model = VLModel.from_pretrained("<this folder or repository>")
 """
 
 
-def _config_of(
+def config_of(
     given: ModelConfig | Mapping[str, Any] | None,
     tensors: Mapping[str, torch.Tensor],
     where: str,

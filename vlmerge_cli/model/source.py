@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,12 @@ from vlmerge_cli.checkpoint.reader import open_checkpoint
 
 @dataclass(frozen=True)
 class Source:
-    """Named tensors, the name the user gave, and the model configuration that came along, if one did."""
+    """Named tensors, the name the user gave, and what came along: the model configuration, this tool's metadata."""
 
     name: str
     tensors: Mapping[str, Tensor]
     config: dict[str, Any] | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
 
 
 def open_source(name: str | Path) -> Source:
@@ -37,4 +38,4 @@ def open_source(name: str | Path) -> Source:
         for shard in checkpoint.shards:
             with safe_open(shard.path, framework="pt") as file:
                 tensors |= {key: file.get_tensor(key) for key in shard.header.tensors}
-        return Source(str(name), tensors, checkpoint.config())
+        return Source(str(name), tensors, checkpoint.config(), checkpoint.about())

@@ -295,13 +295,14 @@ class VLModel(HubFolder, nn.Module):
         both = torch.cat([self.pooled(first), self.pooled(second)], dim=-1)  # (B, 2·width)
         return self._head("nlvr2_classifier")(both)  # type: ignore[no-any-return]
 
-    def classify(self, image: State) -> Tensor:
+    def classify(self, image: State, *, keep: Tensor | None = None) -> Tensor:
         """Logits of classes from the mean over all image tokens, (B, num_classes)."""
-        return self._head("img_cls_classifier")(self.alone(image).mean(dim=1))  # type: ignore[no-any-return]
+        pooled = self.alone(image, keep=keep).mean(dim=1)
+        return self._head("img_cls_classifier")(pooled)  # type: ignore[no-any-return]
 
-    def segment(self, image: State) -> Tensor:
+    def segment(self, image: State, *, keep: Tensor | None = None) -> Tensor:
         """Logits of segments for each pixel, (B, num_segments, px, px)."""
-        patches = self._head("seg_classifier")(self.alone(image)[:, 1:])  # (B, g², num_segments)
+        patches = self._head("seg_classifier")(self.alone(image, keep=keep)[:, 1:])  # (B, g², num_segments)
         coarse = patches.transpose(1, 2).unflatten(2, (self.config.grid, self.config.grid))
         size = (self.config.image_px, self.config.image_px)
         return functional.interpolate(coarse, size=size, mode="bilinear", align_corners=False)

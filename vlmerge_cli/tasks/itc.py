@@ -16,8 +16,8 @@ def itc(passes: Passes) -> Outcome:
     L = ½ (CE(s T Iᵀ) + CE(s I Tᵀ)) over the rows of this rank and the columns of all, targets on the
     diagonal, s = exp(logit_scale) learned apart for the two halves. Source: paper section 5, reference code.
     """
-    main, accuracy = _half(passes, second=False)
-    second, _ = _half(passes, second=True)
+    main, accuracy = half(passes, second=False)
+    second, _ = half(passes, second=True)
     return Outcome((main + second) / 2, {"itc_accuracy": accuracy})
 
 
@@ -28,7 +28,8 @@ def logits(passes: Passes, second: bool) -> tuple[Tensor, Tensor]:
     return scale * mine.text @ everyone.image.T, scale * mine.image @ everyone.text.T
 
 
-def _half(passes: Passes, second: bool) -> tuple[Tensor, Tensor]:
+def half(passes: Passes, second: bool) -> tuple[Tensor, Tensor]:
+    """L of one half and the share of rows whose own partner scores highest."""
     from_text, from_image = logits(passes, second)
     targets = torch.arange(len(from_text), device=from_text.device) + ranks.rank() * len(from_text)
     loss = (functional.cross_entropy(from_text, targets) + functional.cross_entropy(from_image, targets)) / 2

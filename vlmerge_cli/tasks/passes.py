@@ -46,7 +46,7 @@ class Passes:
     @property
     def image(self) -> State:
         def compute() -> State:
-            return self.model.image(self._given(self.batch.image), keep=self._depth("image"))
+            return self.model.image(self._given(self.batch.image), keep=self.depth("image"))
 
         found: State = self._once("image", compute)
         return found
@@ -55,8 +55,8 @@ class Passes:
         """Of this rank's samples; ``second``: through the vl experts of the top layers."""
 
         def compute() -> Features:
-            texts = self.model.features(self.text, second=second, keep=self._depth("text"))
-            return Features(texts, self.model.features(self.image, second=second, keep=self._depth("image")))
+            texts = self.model.features(self.text, second=second, keep=self.depth("text"))
+            return Features(texts, self.model.features(self.image, second=second, keep=self.depth("image")))
 
         return self._once(("features", second), compute)  # type: ignore[no-any-return]
 
@@ -74,6 +74,13 @@ class Passes:
         if not self.model.is_random:
             return self.model.fuse(self.text, self.image)
         return self._joint(self._given(self.batch.text), self._mask, self._given(self.batch.image), "matched")
+
+    def matched_second(self) -> Joint:
+        """Each statement with its second image; a pass of its own, as the first is."""
+        ids, image2 = self._given(self.batch.text), self._given(self.batch.image2)
+        if not self.model.is_random:
+            return self.model.fuse(self.text, self.model.image(image2, second=True))
+        return self._joint(ids, self._mask, image2, "matched second", second=True)
 
     def masked(self) -> Joint:
         """Each masked text with its own image."""
@@ -103,12 +110,14 @@ class Passes:
         return self._given(self.batch.text_mask)
 
     def _read(self, ids: Tensor, purpose: str) -> State:
-        return self.model.text(ids, self._mask, keep=self._depth(purpose), drop=self._drop(purpose, ids))
+        return self.model.text(ids, self._mask, keep=self.depth(purpose), drop=self._drop(purpose, ids))
 
-    def _joint(self, ids: Tensor, mask: Tensor, image: Tensor, purpose: str) -> Joint:
-        return self.model.joint(ids, mask, image, keep=self._depth(purpose), drop=self._drop(purpose, ids))
+    def _joint(self, ids: Tensor, mask: Tensor, image: Tensor, purpose: str, second: bool = False) -> Joint:
+        keep, drop = self.depth(purpose), self._drop(purpose, ids)
+        return self.model.joint(ids, mask, image, second=second, keep=keep, drop=drop)
 
-    def _depth(self, purpose: str) -> Tensor | None:
+    def depth(self, purpose: str) -> Tensor | None:
+        """Stochastic depth of a pass, None where there is none."""
         if not self.model.is_random:
             return None
         config = self.model.config
@@ -145,3 +154,8 @@ class Outcome:
 def share(part: Tensor, whole: Tensor) -> Tensor:
     """part / whole, 0 where whole is 0."""
     return torch.where(whole > 0, part / whole.clamp(min=1), torch.zeros_like(part))
+
+
+def widened(x: Tensor) -> Tensor:
+    """At least float32, whatever autocast made of it: what a loss is computed in."""
+    return x if x.dtype == torch.float64 else x.float()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -69,29 +69,49 @@ class Saving(Settings):
     log_every: int = Field(20, ge=1)
 
 
-class PretrainConfig(Settings):
-    """The defaults are the paper's for BEiT-base (section 5)."""
+class RunConfig(Settings):
+    """What pre-training and fine-tuning have in common."""
 
-    model: str = "base"
-    changes: dict[str, Any] = Field(default_factory=dict, description="fields of the model's configuration")
-    arch: str = "specific"
-    init: str | None = None
     data: tuple[str, ...] = ("shapes",)
     shapes: dict[str, Any] = Field(default_factory=dict, description="options of the built-in data set")
-    tokenizer: str = "bert-base-uncased"
+    changes: dict[str, Any] = Field(default_factory=dict, description="fields of the model's configuration")
     augment: Literal["none", "light", "published"] = "published"
-    steps: int = Field(200_000, ge=1)
-    seed_steps: int = Field(100_000, ge=0)
-    batch_size: int = Field(1024, ge=2)
     accumulate: int = Field(1, ge=1)
     seed: int = 1
     num_workers: int = Field(4, ge=0)
     threads: int = Field(0, ge=0, description="PyTorch's threads on a CPU; 0: as many as it likes")
-    max_bad_ratio: float = Field(0.01, ge=0, le=1)
     precision: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
     parallel: Literal["ddp", "fsdp"] = "ddp"
     recompute: bool = False
     compile: bool = False
+    batch_size: int = Field(1024, ge=2)
+
+    @model_validator(mode="after")
+    def _splits(self) -> Self:
+        for name in self.shapes:
+            if name not in {option.name for option in fields(ShapesOptions)}:
+                raise ValueError(f"no option shapes.{name}: {nearest(name, [o.name for o in fields(ShapesOptions)])}")
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size {self.batch_size} does not split into {self.accumulate} parts")
+        return self
+
+    def shapes_options(self, image_px: int) -> ShapesOptions:
+        return ShapesOptions(**{"image_px": image_px, **self.shapes})
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+class PretrainConfig(RunConfig):
+    """The defaults are the paper's for BEiT-base (section 5)."""
+
+    model: str = "base"
+    arch: str = "specific"
+    init: str | None = None
+    tokenizer: str = "bert-base-uncased"
+    steps: int = Field(200_000, ge=1)
+    seed_steps: int = Field(100_000, ge=0)
+    max_bad_ratio: float = Field(0.01, ge=0, le=1)
     optimizer: Optimizer = Optimizer()
     objectives: Objectives = Objectives()
     saving: Saving = Saving()
@@ -104,11 +124,6 @@ class PretrainConfig(Settings):
             raise ValueError(f"no architecture {self.arch!r}: {nearest(self.arch, ARCHITECTURES)}")
         if self.seed_steps > self.steps:
             raise ValueError(f"seed_steps {self.seed_steps} exceed steps {self.steps}")
-        for name in self.shapes:
-            if name not in {option.name for option in fields(ShapesOptions)}:
-                raise ValueError(f"no option shapes.{name}: {nearest(name, [o.name for o in fields(ShapesOptions)])}")
-        if self.batch_size % self.accumulate:
-            raise ValueError(f"batch_size {self.batch_size} does not split into {self.accumulate} parts")
         return self
 
     def model_of(self, arch: str, vocab_size: int) -> ModelConfig:
@@ -118,9 +133,6 @@ class PretrainConfig(Settings):
         if "itm" in heads and self.objectives.hard_full < 1 and "itc" not in heads:
             heads = ("itc", *heads)  # hard negatives are drawn by the ITC features
         return preset(self.model, architecture=arch, heads=heads, **changes)
-
-    def to_yaml(self) -> str:
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
 #: What differs from the paper's settings for a model size.
@@ -150,31 +162,37 @@ def load(path: Path | None, given: Mapping[str, Any], sets: Sequence[str]) -> Pr
 
     Raises UsageError with all that is wrong, and the nearest name for an unknown one.
     """
-    chosen = _merged(
-        _read(path) if path is not None else {}, _nested({k: v for k, v in given.items() if v is not None})
-    )
+    chosen = chosen_settings(path, given, sets)
+    size = chosen.setdefault("model", "small")
+    return validated(PretrainConfig, over(DEFAULTS.get(size, {}), chosen), str(path) if path else "")
+
+
+def chosen_settings(path: Path | None, given: Mapping[str, Any], sets: Sequence[str]) -> dict[str, Any]:
+    """What the user chose: the file, then the command line (None: not given), then ``--set a.b=c``."""
+    chosen = over(_read(path) if path is not None else {}, nested({k: v for k, v in given.items() if v is not None}))
     for text in sets:
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise UsageError(f"--set {text}", fix="write --set optimizer.lr=1e-3")
-        chosen = _merged(chosen, _nested({name: yaml.safe_load(value)}))
-    size = chosen.setdefault("model", "small")
-    return validated(_merged(DEFAULTS.get(size, {}), chosen), str(path) if path else "")
+        chosen = over(chosen, nested({name: yaml.safe_load(value)}))
+    return chosen
 
 
-def validated(values: Mapping[str, Any], where: str = "") -> PretrainConfig:
+Config = TypeVar("Config", bound=RunConfig)
+
+
+def validated(kind: type[Config], values: Mapping[str, Any], where: str = "") -> Config:
     """A configuration from plain values. Raises UsageError."""
     try:
-        return PretrainConfig.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
-        problems = [_problem(entry) for entry in error.errors()]
+        problems = [_problem(kind, entry) for entry in error.errors()]
         raise UsageError(f"no such run: {joined(problems)}", where=where) from None
 
 
-def _problem(entry: Any) -> str:
+def _problem(kind: Any, entry: Any) -> str:
     name = ".".join(str(part) for part in entry["loc"])
     if entry["type"] == "extra_forbidden":
-        kind: Any = PretrainConfig
         for part in entry["loc"][:-1]:
             kind = kind.model_fields[part].annotation
         return f"unknown setting {name!r}; {nearest(str(entry['loc'][-1]), kind.model_fields)}"
@@ -194,7 +212,7 @@ def _read(path: Path) -> dict[str, Any]:
     return found
 
 
-def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
     """``{"a.b": 1}`` as ``{"a": {"b": 1}}``."""
     nested: dict[str, Any] = {}
     for name, value in flat.items():
@@ -206,10 +224,10 @@ def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
     return nested
 
 
-def _merged(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
+def over(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
     """``high`` over ``low``, map by map."""
     merged = dict(low)
     for name, value in high.items():
         both = isinstance(merged.get(name), dict) and isinstance(value, dict)
-        merged[name] = _merged(merged[name], value) if both else value
+        merged[name] = over(merged[name], value) if both else value
     return merged

@@ -66,12 +66,18 @@ class Trainer:
     tokens_per_sample: int = 0
     validate: Callable[[], Iterator[Batch]] | None = None
     save_best: Callable[[], None] = lambda: None
+    score: Callable[[], dict[str, float]] | None = None  # validates instead of the loss on ``validate``
+    chosen_by: str = "loss"  # the validation value that decides what is best ...
+    higher_is_better: bool = False
+    patience: int = 0  # validations without a better one after which the run ends; 0: never
+    multiplier: Callable[[str], float] = lambda _: 1.0  # of a parameter's learning rate, by its name
     best: float | None = None
+    stale: int = 0
     _adamw: torch.optim.Optimizer = field(init=False)
     _scaler: Any = field(init=False)
 
     def __post_init__(self) -> None:
-        self._adamw = make_optimizer(self.module.named_parameters(), self.optimizer)
+        self._adamw = make_optimizer(self.module.named_parameters(), self.optimizer, self.multiplier)
         self._device = next(self.module.parameters()).device
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=self.precision == "float16")
         self._last_finite: dict[str, float] = {}
@@ -81,7 +87,7 @@ class Trainer:
         position = state.position_of(saved)
         assert position.phase == self.phase.name, (position, self.phase)
         state.restore(saved, self.module, self._adamw)
-        self.best = position.best
+        self.best, self.stale = position.best, position.stale
         return position.step
 
     def fit(self, batches: Iterator[Batch], start: int) -> None:
@@ -91,6 +97,9 @@ class Trainer:
             with console.progress(self.phase.name, self.phase.num_steps, "steps", start - self.phase.first) as bar:
                 clock = _Clock(self.tokens_per_sample)
                 for step in range(start, self.phase.last):
+                    if self._is_stale:
+                        console.say(f"no better {self.chosen_by} in {self.stale} validations: ends at step {step}")
+                        break
                     batch = next(batches)
                     values = self._train(batch, step)
                     clock.count(len(batch) * ranks.world_size())
@@ -111,14 +120,27 @@ class Trainer:
             shown = {name: value for name, value in values.items() if name not in ("lr", "tokens_per_second")}
             line = "  ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in shown.items())
             bar.note(f"step {done}/{self.phase.last}  {line}")
-        if self.validate is not None and (done % self.saving.validate_every == 0 or ends):
-            found = self._evaluate()
-            self.log.write("validation", at, found)
-            if self.best is None or found["loss"] < self.best:
-                self.best = found["loss"]
-                self.save_best()
-        if done % self.saving.every == 0 or ends:
+        if done % self.saving.validate_every == 0 or ends:
+            self._judge(at)
+        if done % self.saving.every == 0 or ends or self._is_stale:
             self._save(done)
+
+    def _judge(self, at: dict[str, Any]) -> None:
+        """Validate, and keep the model if it is the best so far."""
+        if self.score is None and self.validate is None:
+            return
+        found = self._evaluate() if self.score is None else self.score()
+        self.log.write("validation", at, found)
+        value = found[self.chosen_by]
+        if self.best is None or (value > self.best if self.higher_is_better else value < self.best):
+            self.best, self.stale = value, 0
+            self.save_best()
+        else:
+            self.stale += 1
+
+    @property
+    def _is_stale(self) -> bool:
+        return 0 < self.patience <= self.stale
 
     def _train(self, batch: Batch, step: int) -> dict[str, float]:
         """One optimiser step; the losses of the global batch."""
@@ -166,7 +188,7 @@ class Trainer:
         return dict(zip(names, (mean(torch.stack([sums[name] for name in names])) / num).tolist(), strict=True))
 
     def _save(self, done: int) -> None:
-        position = Position(self.phase.name, done, self.best)
+        position = Position(self.phase.name, done, self.best, self.stale)
         state.save(self.folder / "state", self.module, self._adamw, position, self.saving.keep)
 
     def _autocast(self) -> Any:
@@ -180,6 +202,12 @@ class Trainer:
         what = f"the loss is not finite at step {step}: {now}; before: {before or 'nothing'}; batch: {keys}"
         fix = "lower optimizer.lr, set optimizer.clip, or look at these samples; the saved states are as they were"
         return TrainingError(what, where=str(self.folder), fix=fix)
+
+
+def typed(batches: Iterator[Batch], precision: str) -> Iterator[Batch]:
+    """Images in double precision where the model is."""
+    for batch in batches:
+        yield batch.double() if precision == "float64" else batch
 
 
 class _Clock:

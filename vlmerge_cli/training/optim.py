@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -23,23 +24,58 @@ def decays(name: str, parameter: nn.Parameter) -> bool:
     return not (parameter.ndim == 1 and "norm" in name.lower())
 
 
-def make_optimizer(parameters: Iterable[tuple[str, nn.Parameter]], settings: Settings) -> Optimizer:
-    """AdamW (decoupled decay, bias correction) over those that decay and those that do not."""
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+def make_optimizer(
+    parameters: Iterable[tuple[str, nn.Parameter]],
+    settings: Settings,
+    multiplier: Callable[[str], float] = lambda _: 1.0,
+) -> Optimizer:
+    """AdamW (decoupled decay, bias correction) over those that decay and those that do not.
+
+    ``multiplier`` of a parameter's name scales its learning rate.
+    """
+    groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
     for name, parameter in parameters:
         if parameter.requires_grad:  # scalars apart: FSDP2 leaves them plain, and a group is of one kind
-            groups.setdefault((decays(name, parameter), parameter.ndim == 0), []).append(parameter)
+            kind = (multiplier(name), decays(name, parameter), parameter.ndim == 0)
+            groups.setdefault(kind, []).append(parameter)
     on_gpu = all(p.device.type == "cuda" for group in groups.values() for p in group)
     return AdamW(
         [
-            {"params": group, "weight_decay": settings.weight_decay if decaying else 0.0}
-            for (decaying, _), group in groups.items()
+            {"params": group, "weight_decay": settings.weight_decay if decaying else 0.0, "multiplier": factor}
+            for (factor, decaying, _), group in groups.items()
         ],
         lr=settings.lr,
         betas=settings.betas,
         eps=settings.eps,
         fused=on_gpu or None,
     )
+
+
+_BLOCK = re.compile(r"transformer\.blocks\.(\d+)\.")
+_INPUTS = (
+    "transformer.patch_embed",
+    "transformer.cls_token",
+    "transformer.pos_embed",
+    "text_embeddings.",
+    "token_type",
+)
+
+
+def multiplier_of(
+    name: str, num_layers: int, layer_decay: float, heads: Sequence[str], head_multiplier: float
+) -> float:
+    """What a parameter's learning rate is multiplied with.
+
+    layer_decay^(num_layers - i) for block i, layer_decay^(num_layers + 1) for what goes into the first one, 1 for
+    what comes after the last, ``head_multiplier`` for the modules named ``heads``. Source: BEiT's fine-tuning code;
+    the head group is that of the published VQA configuration.
+    """
+    if any(f"{head}." in name for head in heads):
+        return head_multiplier
+    block = _BLOCK.search(name)
+    if block:
+        return layer_decay ** (num_layers - int(block[1]))
+    return layer_decay ** (num_layers + 1) if any(part in name for part in _INPUTS) else 1.0
 
 
 @torch.no_grad()

@@ -6,26 +6,23 @@ for. The seed's checkpoint is kept: it is the base of modality arithmetic.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vlmerge_cli import console, ranks
+from vlmerge_cli import console
 from vlmerge_cli.data.bad import BadSamples
 from vlmerge_cli.data.batch import Batch
 from vlmerge_cli.data.loader import Loader
 from vlmerge_cli.data.prepare import Form
-from vlmerge_cli.data.shapes.options import ShapesOptions
 from vlmerge_cli.data.sources import open_data
 from vlmerge_cli.data.tokenizer import Tokenizer
 from vlmerge_cli.data.tokenizer import load as load_tokenizer
 from vlmerge_cli.data.transforms import NONE
-from vlmerge_cli.errors import TrainingError, UsageError
 from vlmerge_cli.model.config import ModelConfig
 from vlmerge_cli.model.vlmodel import VLModel
 from vlmerge_cli.model.weights import load_weights
@@ -36,9 +33,10 @@ from vlmerge_cli.tasks.noise import Noise
 from vlmerge_cli.tasks.passes import Outcome, Passes
 from vlmerge_cli.training import state
 from vlmerge_cli.training.config import AUGMENTS, Objectives, PretrainConfig
+from vlmerge_cli.training.folder import prepare, save_model
 from vlmerge_cli.training.log import Log
-from vlmerge_cli.training.loop import Phase, Trainer
-from vlmerge_cli.training.parallel import full_state_dict, parallelize
+from vlmerge_cli.training.loop import Phase, Trainer, typed
+from vlmerge_cli.training.parallel import parallelize
 
 CONFIG_NAME = "pretrain.yaml"
 OBJECTIVE: dict[str, Callable[[Passes], Outcome]] = {"itc": itc, "itm": itm, "mlm": mlm}
@@ -79,17 +77,13 @@ class Run:
         both = [(Phase("seed", 0, k), "agnostic"), (Phase("pretrain", k, n), self.config.arch)]
         return [(phase, arch) for phase, arch in both if phase.num_steps]
 
-    @property
-    def states(self) -> Path:
-        return self.folder / "state"
-
 
 def pretrain(run: Run, resume: bool = False, force: bool = False) -> Path:
     """Train; the folder with the final checkpoint.
 
     Raises UsageError for a folder that holds another run, DataError, TrainingError, CheckpointError.
     """
-    newest = _prepare_folder(run, resume, force)
+    newest = prepare(run.folder, CONFIG_NAME, run.config.to_yaml(), resume, force)
     if run.config.threads and run.device == "cpu":
         torch.set_num_threads(run.config.threads)
     tokenizer = load_tokenizer(run.config.tokenizer, _text_tokens(run.config))
@@ -128,12 +122,6 @@ def _run_phase(run: Run, phase: Phase, arch: str, tokenizer: Tokenizer, log: Log
         "run": config.model_dump(mode="json"),
     }
 
-    def save_model(folder: Path) -> None:
-        values = full_state_dict(model)
-        if ranks.is_main():
-            model.save_pretrained(folder, about=about, state_dict=values)
-        ranks.barrier()
-
     trainer = Trainer(
         phase=phase,
         step=ready,
@@ -146,15 +134,15 @@ def _run_phase(run: Run, phase: Phase, arch: str, tokenizer: Tokenizer, log: Log
         accumulate=config.accumulate,
         tokens_per_sample=model.config.max_text_tokens + model.config.num_image_tokens,
         validate=validation,
-        save_best=lambda: save_model(run.folder / "best"),
+        save_best=lambda: save_model(model, run.folder / "best", about),
     )
     start = phase.first if saved is None else trainer.resume(saved)
     size = console.count(sum(p.numel() for p in model.parameters()))
     console.say(f"{phase.name}: {size} parameters ({arch}), steps {start} to {phase.last}, batch {config.batch_size}")
-    trainer.fit(_typed(train.steps(start), config.precision), start)
+    trainer.fit(typed(train.steps(start), config.precision), start)
     if bad.num_bad:
         console.warn(f"skipped {bad.report()}")
-    save_model(run.folder / "seed" if phase.name == "seed" and len(run.phases) > 1 else run.folder)
+    save_model(model, run.folder / "seed" if phase.name == "seed" and len(run.phases) > 1 else run.folder, about)
 
 
 def _starting_model(run: Run, phase: Phase, config: ModelConfig) -> VLModel:
@@ -170,7 +158,7 @@ def _starting_model(run: Run, phase: Phase, config: ModelConfig) -> VLModel:
 def _loaders(run: Run, config: ModelConfig, tokenizer: Tokenizer) -> tuple[Loader, Any, BadSamples]:
     """Training batches, a function that gives the validation batches (None: no validation), and the tally."""
     settings, bad = run.config, BadSamples(run.config.max_bad_ratio)
-    shapes = ShapesOptions(**{"image_px": config.image_px, **settings.shapes})
+    shapes = settings.shapes_options(config.image_px)
     form = Form(config.image_px, tokenizer, AUGMENTS[settings.augment], settings.objectives.mask_ratio)
     data = open_data(settings.data, "pairs", "train", bad, shapes=shapes)
     train = Loader(
@@ -190,42 +178,10 @@ def _loaders(run: Run, config: ModelConfig, tokenizer: Tokenizer) -> tuple[Loade
     checks = Loader(held_out, plain, batch_size, seed=settings.seed, device=run.device, bad=bad)
 
     def validation() -> Iterator[Batch]:
-        return _typed(checks.steps(0, settings.saving.validate_batches), settings.precision)
+        return typed(checks.steps(0, settings.saving.validate_batches), settings.precision)
 
     return train, validation, bad
 
 
-def _typed(batches: Iterator[Batch], precision: str) -> Iterator[Batch]:
-    """Images in double precision where the model is."""
-    for batch in batches:
-        image = batch.image
-        yield replace(batch, image=image.double()) if precision == "float64" and image is not None else batch
-
-
 def _text_tokens(config: PretrainConfig) -> int:
     return config.model_of("agnostic", vocab_size=64).max_text_tokens
-
-
-def _prepare_folder(run: Run, resume: bool, force: bool) -> Path | None:
-    """The newest state to go on from; a new run starts in an empty folder. Every rank comes here."""
-    newest = next(reversed(state.saved(run.states)), None) if resume else None
-    problem: UsageError | TrainingError | None = None
-    if ranks.is_main():
-        stored = run.folder / CONFIG_NAME
-        if resume and stored.exists():
-            if stored.read_text(encoding="utf-8") != run.config.to_yaml():
-                fix = f"resume with the same settings ({stored} holds them), or start anew with --force"
-                problem = UsageError(f"{run.folder} holds a run with other settings", fix=fix)
-        elif run.folder.exists() and any(run.folder.iterdir()):
-            if force:
-                shutil.rmtree(run.folder)
-            else:
-                fix = "go on with --resume, start anew with --force, or name another --out"
-                problem = UsageError(f"{run.folder} is not empty", fix=fix)
-        if problem is None:
-            run.folder.mkdir(parents=True, exist_ok=True)
-            stored.write_text(run.config.to_yaml(), encoding="utf-8")
-    problem = ranks.gather_objects(problem)[0]
-    if problem is not None:
-        raise problem
-    return newest

@@ -30,11 +30,15 @@ _NAME = re.compile(r"step-(\d{8})")
 
 @dataclass(frozen=True)
 class Position:
-    """Where a run stands: ``step`` optimiser steps are done in all; ``best`` is the lowest validation loss."""
+    """Where a run stands: ``step`` optimiser steps are done in all; ``best`` is the best validation so far.
+
+    ``stale`` counts the validations since then.
+    """
 
     phase: str
     step: int
     best: float | None = None
+    stale: int = 0
 
 
 def save(folder: Path, module: nn.Module, optimizer: Optimizer, position: Position, keep: int) -> None:

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vlmerge_cli import records
+from vlmerge_cli.checkpoint.reader import open_checkpoint
+from vlmerge_cli.errors import UsageError
+from vlmerge_cli.records import Record
+from vlmerge_cli.study import sweep
+from vlmerge_cli.study.merged import Merging
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [("0.5", [0.5]), ("0,1", [0.0, 1.0]), ("0:1:0.5", [0.0, 0.5, 1.0]), ("0:1:0.3", [0.0, 0.3, 0.6, 0.9]),
+     ("0:0.3:0.1", [0.0, 0.1, 0.2, 0.3])],
+)  # fmt: skip
+def test_values(text: str, values: list[float]) -> None:
+    assert sweep.values_of(text, "--alpha") == values
+
+
+@pytest.mark.parametrize("text", ["a", "0:1", "1:0:0.1", "0:1:0", "0:1:-1", "0:1:1e-9", ""])
+def test_what_is_no_range_is_a_usage_error(text: str) -> None:
+    with pytest.raises(UsageError, match="--alpha"):
+        sweep.values_of(text, "--alpha")
+
+
+def test_a_grid_has_every_combination() -> None:
+    found = sweep.grid({"alpha": "0,1", "vl_ratio": "0.1,0.2", "lam": None, "flag": True}, {})
+    assert len(found) == 4
+    assert found[1] == {"alpha": 0.0, "vl_ratio": 0.2, "flag": True}
+
+
+class Judge:
+    """Scores a checkpoint by its size and first merged weight; remembers what it was shown."""
+
+    def __init__(self, fails_at: int = 99) -> None:
+        self.seen: list[str] = []
+        self.fails_at = fails_at
+
+    def __call__(self, path: str) -> dict[str, float]:
+        if len(self.seen) == self.fails_at:
+            raise KeyboardInterrupt
+        with open_checkpoint(path) as checkpoint:
+            about: dict[str, Any] = checkpoint.about()
+        self.seen.append(path)
+        alpha = about.get("recipe", {}).get("settings", {}).get("alpha", -1.0)
+        return {"score": 10 - 40 * (alpha - 0.5) ** 2}
+
+
+def points() -> list[dict[str, Any]]:
+    return sweep.grid({"alpha": "0:1:0.25"}, {})
+
+
+def test_a_sweep_is_scored_and_goes_on_where_it_was_stopped(ckpt: Path, tmp_path: Path) -> None:
+    merging = Merging(str(ckpt), "interpolation")
+    stopped = Judge(fails_at=3)
+    with pytest.raises(KeyboardInterrupt):
+        sweep.run(merging, points(), sweep.Scored({"task": "t"}, "score", stopped), tmp_path)
+    assert len(list(records.read(tmp_path / sweep.FILE_NAME))) == 3  # as it is, 0 and 0.25
+    rest = Judge()
+    found = sweep.run(merging, points(), sweep.Scored({"task": "t"}, "score", rest), tmp_path)
+    assert len(rest.seen) == 3
+    assert [record.values["score"] for record in found[1:]] == [0.0, 7.5, 10.0, 7.5, 0.0]
+    assert sweep.best(found, "score").at["merge"]["settings"]["alpha"] == 0.5
+    assert [sweep.describe(record.at) for record in found][:2] == ["as it is", sweep.describe(found[1].at)]
+    assert sorted(path.name for path in tmp_path.iterdir() if "sweep" in path.name or "merged" in path.name) == [
+        sweep.FILE_NAME
+    ]
+    nothing = Judge()
+    assert sweep.run(merging, points(), sweep.Scored({"task": "t"}, "score", nothing), tmp_path) == found
+    assert nothing.seen == []
+    other = Judge()
+    sweep.run(merging, points()[:1], sweep.Scored({"task": "another"}, "score", other), tmp_path)
+    assert len(other.seen) == 2
+
+
+def test_the_plot_shows_every_point(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    rows = [Record("sweep", {"task": "retrieval", "merge": None}, {"score": 5.0})]
+    rows += [
+        Record("sweep", {"task": "retrieval", "merge": {"method": "m", "settings": {"alpha": a}}}, {"score": a})
+        for a in (0.0, 0.5, 1.0)
+    ]
+    assert sweep.plot(rows, "score", tmp_path / "sweep.svg")
+    assert (tmp_path / "sweep.svg").read_text().count("<use ") >= 3
+    assert not sweep.plot(rows[:2], "score", tmp_path / "one.svg")

@@ -1,0 +1,80 @@
+"""``vlmerge sweep``: many merges of one checkpoint, each scored."""
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vlmerge_cli import console
+from vlmerge_cli.commands.method_options import with_method_options
+from vlmerge_cli.commands.options import CheckpointArgument, DeviceOption, JsonOption
+from vlmerge_cli.methods import METHODS
+from vlmerge_cli.tasks import MEASURES, TASKS
+
+
+@partial(with_method_options, ranges=True)
+def command(
+    checkpoint: CheckpointArgument,
+    method: Annotated[str, typer.Option("-m", "--method", help=f"One of {', '.join(METHODS)}.")] = "interpolation",
+    evaluate: Annotated[
+        str, typer.Option("--evaluate", metavar="|".join([*TASKS, *MEASURES]), help="What each merge is scored on.")
+    ] = "retrieval",
+    finetune: Annotated[
+        int, typer.Option("--finetune", metavar="STEPS", min=0, help="Train each merge so long first; 0: zero-shot.")
+    ] = 0,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--data", metavar="[NAME=]PATH[:WEIGHT]", help="The benchmark's folder; repeatable.", show_default="shapes"
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option("--split", metavar="train|val|test")] = "val",
+    max_samples: Annotated[int, typer.Option("--max-samples", help="The first so many.", show_default="all")] = 0,
+    base: Annotated[str | None, typer.Option("--base", metavar="CKPT", help="For arithmetic.")] = None,
+    grams: Annotated[str | None, typer.Option("--grams", metavar="FILE", help="For regmean.")] = None,
+    experts_for: Annotated[
+        str | None, typer.Option("--experts-for", metavar="retrieval|vqa|nlvr2", help="As in vlmerge merge.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A.B=C", help="Settings of --finetune, as in vlmerge finetune.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the records and the plot.")] = Path("runs/sweep"),
+    write_best: Annotated[
+        Path | None, typer.Option("--write-best", metavar="PATH", help="Write the best merge (not fine-tuned).")
+    ] = None,
+    device: DeviceOption = "auto",
+    json: JsonOption = False,
+    **options: Any,
+) -> None:
+    """Merge CKPT with every value of the options (0:1:0.25, or 0.1,0.5), read once, and score each merge.
+
+    Scores are kept in OUT/sweep.jsonl; what is there is not done again.
+    """
+    from vlmerge_cli import devices
+    from vlmerge_cli.methods.method import method_class
+    from vlmerge_cli.study import sweep
+    from vlmerge_cli.study.merged import Merging
+    from vlmerge_cli.study.scored import scored
+
+    flags = {option.name: option.flag for option in method_class(method).options()}
+    merging = Merging(checkpoint, method, {}, base, grams, experts_for)
+    points = sweep.grid(options, flags)
+    for point in points:
+        Merging(checkpoint, method, point).made()  # all that is wrong with options, before anything is done
+    where = devices.resolve(device, prefer_gpu=True)
+    how = scored(evaluate, tuple(data or ("shapes",)), split, max_samples, finetune, set_ or [], out, where)
+    found = sweep.run(merging, points, how, out)
+    chosen = sweep.best(found, how.main)
+    sweep.plot(found, how.main, out / "sweep.svg")
+    if write_best is not None:
+        settings = points[found.index(chosen) - 1]
+        Merging(checkpoint, method, settings, base, grams, experts_for).write(write_best)
+    if json:
+        rows = [{**record.at, "scores": record.values} for record in found]
+        console.show_json({"points": rows, "best": chosen.at["merge"], "chosen_by": how.main})
+        return
+    names = list(found[0].values)
+    table = [[sweep.describe(r.at), *(f"{r.values[name]:.2f}" for name in names)] for r in found]
+    console.show_table("", ("merge", *(name.replace("_", " ") for name in names)), table)
+    console.show(f"best {how.main.replace('_', ' ')}: {sweep.describe(chosen.at)}")

@@ -1,0 +1,150 @@
+"""A scored sweep: the merges of one checkpoint over a grid of options, one record each, resumable by record."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vlmerge_cli import console, records
+from vlmerge_cli.checkpoint.reader import open_checkpoint
+from vlmerge_cli.errors import UsageError
+from vlmerge_cli.merging import merge
+from vlmerge_cli.merging.plan import Request
+from vlmerge_cli.merging.sweep import sweep
+from vlmerge_cli.records import Record
+from vlmerge_cli.study.merged import Merging
+
+FILE_NAME = "sweep.jsonl"
+AT_ONCE = 8  # merged checkpoints that are on disk together
+MOST_POINTS = 10_000
+
+
+def values_of(text: str, flag: str) -> list[float]:
+    """``0:1:0.25`` (both ends included), ``0.1,0.5`` or one number. Raises UsageError.
+
+    >>> values_of("0:1:0.25", "--alpha")
+    [0.0, 0.25, 0.5, 0.75, 1.0]
+    """
+    fix = f"write {flag} 0:1:0.25, {flag} 0.1,0.5 or {flag} 0.5"
+    try:
+        if ":" not in text:
+            return [float(part) for part in text.split(",")]
+        first, last, step = (float(part) for part in text.split(":"))
+    except ValueError:
+        raise UsageError(f"{flag} {text}", fix=fix) from None
+    if not (step > 0 and last >= first and (last - first) / step < MOST_POINTS):
+        raise UsageError(f"{flag} {text} is no range", fix=fix)
+    count = int((last - first) / step + 1e-9) + 1
+    return [round(first + number * step, 12) for number in range(count)]
+
+
+def grid(options: Mapping[str, Any], flags: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Every combination of the values of the options that were given; texts are ranges."""
+    given = {name: value for name, value in options.items() if value is not None}
+    lists = [
+        values_of(value, flags.get(name, name)) if isinstance(value, str) else [value] for name, value in given.items()
+    ]
+    return [dict(zip(given, point, strict=True)) for point in itertools.product(*lists)]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """How a point is scored: ``about`` identifies it in the records, ``main`` decides which is best."""
+
+    about: Mapping[str, Any]
+    main: str
+    score: Callable[[str], Mapping[str, float]]  # of a checkpoint's path
+
+
+def run(merging: Merging, points: Sequence[Mapping[str, Any]], how: Scored, folder: Path) -> list[Record]:
+    """The records of all points in order, after that of the checkpoint as it is where it can be scored.
+
+    What ``folder``/sweep.jsonl already has of the same checkpoint, settings and scoring is not done again. A merged
+    checkpoint is on disk only until it is scored.
+    """
+    file = folder / FILE_NAME
+    with open_checkpoint(merging.checkpoint) as checkpoint:
+        common = {**how.about, "checkpoint": checkpoint.fingerprint()}
+    wanted = [_at(common, None), *(_at(common, replace(merging, options=point)) for point in points)]
+    done = {_key(record.at): record for record in records.read(file, "sweep")}
+    if _key(wanted[0]) not in done:
+        records.append(file, Record("sweep", wanted[0], dict(how.score(merging.checkpoint))))
+    missing = [
+        (at, replace(merging, options=point).made())
+        for at, point in zip(wanted[1:], points, strict=True)
+        if _key(at) not in done
+    ]
+    inputs = merge.Inputs(merging.checkpoint, merging.base, merging.grams)
+    work = folder / ".merged"
+    try:
+        for start in range(0, len(missing), AT_ONCE):
+            part = missing[start : start + AT_ONCE]
+            shutil.rmtree(work, ignore_errors=True)
+            paths = sweep(
+                inputs,
+                [method for _, method in part],
+                Request((), merging.experts_for),
+                work,
+                merge.Settings(device="cpu"),
+            )
+            for (at, _), path in zip(part, paths, strict=True):
+                record = Record("sweep", at, dict(how.score(str(path))))
+                records.append(file, record)
+                console.say(f"{describe(at)}: {how.main.replace('_', ' ')} {record.values[how.main]:.2f}")
+                shutil.rmtree(path)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    done = {_key(record.at): record for record in records.read(file, "sweep")}
+    return [done[_key(at)] for at in wanted]
+
+
+def best(found: Sequence[Record], main: str) -> Record:
+    """The merge with the highest score; of equal ones the first."""
+    return max((record for record in found if record.at["merge"] is not None), key=lambda r: float(r.values[main]))
+
+
+def describe(at: Mapping[str, Any]) -> str:
+    """A point in words."""
+    if at["merge"] is None:
+        return "as it is"
+    settings = ", ".join(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+                         for name, value in at["merge"]["settings"].items())  # fmt: skip
+    return f"{at['merge']['method']} {settings}"
+
+
+def plot(found: Sequence[Record], main: str, path: Path) -> bool:
+    """A curve of the score over the option that varies, the checkpoint as it is as a line; False without matplotlib.
+
+    Nothing is drawn where no option, or more than one, varies.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return False
+    merged = [record for record in found if record.at["merge"] is not None]
+    settings = [record.at["merge"]["settings"] for record in merged]
+    varying = [name for name in settings[0] if len({str(one[name]) for one in settings}) > 1]
+    if len(varying) != 1:
+        return False
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([one[varying[0]] for one in settings], [record.values[main] for record in merged], "o-", label="merged")
+    before = next((record for record in found if record.at["merge"] is None), None)
+    if before is not None:
+        axes.axhline(before.values[main], linestyle="--", color="grey", label="as it is")
+    axes.set(xlabel=varying[0], ylabel=f"{main.replace('_', ' ')} (%)", title=merged[0].at["task"])
+    axes.legend()
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    return True
+
+
+def _at(common: Mapping[str, Any], merging: Merging | None) -> dict[str, Any]:
+    return {**common, "merge": None if merging is None else merging.described()}
+
+
+def _key(at: Mapping[str, Any]) -> str:
+    return Record("", at).to_json()
