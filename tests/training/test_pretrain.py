@@ -199,6 +199,27 @@ def test_other_precisions_follow_float32(train: Train, precision: str) -> None:
     assert found[-1]["loss"] == pytest.approx(exact[-1]["loss"], rel=5e-2 if precision == "bfloat16" else 1e-3)
 
 
+@pytest.mark.parametrize("left_out", [("itc", "itm"), ("mlm", "itm"), ("itm",)])
+def test_objectives_can_be_left_out_and_the_run_resumed(
+    train: Train, left_out: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Experts that no objective runs get no gradient, and no decay either."""
+    changes = {f"objectives.{name}": 0.0 for name in left_out}
+    whole = train("whole", **changes)
+    inner, stops = loop.Trainer._train, [12]
+
+    def at_twelve(self: Any, batch: Any, step: int) -> Any:
+        if step in stops:
+            stops.clear()
+            raise KeyboardInterrupt
+        return inner(self, batch, step)
+
+    monkeypatch.setattr(loop.Trainer, "_train", at_twelve)
+    with pytest.raises(KeyboardInterrupt):
+        train("stopped", **changes)
+    assert equal(whole, train("stopped", resume=True, **changes))
+
+
 def test_all_architectures_train(train: Train) -> None:
     for arch in ("custom-attn", "custom-ffn", "custom-ln", "agnostic"):
         folder = train(arch, arch=arch, steps=2, recompute=True)

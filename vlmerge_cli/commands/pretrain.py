@@ -44,6 +44,10 @@ def command(
     ] = None,
     precision: Annotated[str | None, typer.Option("--precision", metavar="float32|bfloat16|float16|float64")] = None,
     parallel: Annotated[str | None, typer.Option("--parallel", metavar="ddp|fsdp", help="Under torchrun.")] = None,
+    max_bad_ratio: Annotated[
+        float | None,
+        typer.Option("--max-bad-ratio", help="Share of samples that may be bad.", show_default="0.01"),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last saved state.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Remove what is in the run folder.")] = False,
     show_config: Annotated[bool, typer.Option("--show-config", help="Print the settings and exit.")] = False,
@@ -59,6 +63,7 @@ def command(
     given: dict[str, Any] = {
         "model": model, "arch": arch, "data": data or None, "steps": steps, "seed_steps": seed_steps,
         "batch_size": batch_size, "init": init, "precision": precision, "parallel": parallel,
+        "max_bad_ratio": max_bad_ratio,
     }  # fmt: skip
     if steps is not None and seed_steps is None:
         given["seed_steps"] = steps // 2  # the paper's recipe: half of the steps

@@ -86,10 +86,8 @@ def finetune(
     step = FinetuneStep(model, chosen, config.seed, config.gradients).to(run.device)
     if config.precision == "float64":
         step.double()
-    num_frozen = freeze_unreached(model, chosen)
-    ready = parallelize(
-        step, model, parallel=config.parallel, recompute=config.recompute, compiled=config.compile, find_unused=False
-    )
+    num_frozen = freeze_unreached(model, lambda batch: step(batch, 0.0)[0], chosen.kind)
+    ready = parallelize(step, model, parallel=config.parallel, recompute=config.recompute, compiled=config.compile)
     question = _question(config)
     validation = evaluation_of(question, start, model, held_out, bad, through=lambda see, batch: step(batch, 0.0, see))
     about = {

@@ -13,9 +13,7 @@ from vlmerge_cli import ranks
 from vlmerge_cli.model.vlmodel import VLModel
 
 
-def parallelize(
-    step: nn.Module, model: VLModel, *, parallel: str, recompute: bool, compiled: bool, find_unused: bool
-) -> nn.Module:
+def parallelize(step: nn.Module, model: VLModel, *, parallel: str, recompute: bool, compiled: bool) -> nn.Module:
     """``step`` (which holds ``model``) ready to be called: recomputation, compilation, then FSDP2 or DDP.
 
     FSDP2 shards every block and the rest; DDP copies. Alone, neither is applied. Both average gradients over
@@ -40,7 +38,6 @@ def parallelize(
         step,
         device_ids=[device.index] if device.type == "cuda" else None,
         gradient_as_bucket_view=True,
-        find_unused_parameters=find_unused,
     )
 
 

@@ -37,6 +37,7 @@ from vlmerge_cli.training.folder import prepare, save_model
 from vlmerge_cli.training.log import Log
 from vlmerge_cli.training.loop import Phase, Trainer, typed
 from vlmerge_cli.training.parallel import parallelize
+from vlmerge_cli.training.reach import freeze_unreached
 
 CONFIG_NAME = "pretrain.yaml"
 OBJECTIVE: dict[str, Callable[[Passes], Outcome]] = {"itc": itc, "itm": itm, "mlm": mlm}
@@ -106,14 +107,8 @@ def _run_phase(run: Run, phase: Phase, arch: str, tokenizer: Tokenizer, log: Log
     step = PretrainStep(model, config.objectives, config.seed).to(run.device)
     if config.precision == "float64":
         step.double()
-    ready = parallelize(
-        step,
-        model,
-        parallel=config.parallel,
-        recompute=config.recompute,
-        compiled=config.compile,
-        find_unused=len(config.objectives.weights()) < 3,
-    )
+    freeze_unreached(model, lambda batch: step(batch, 0.0)[0], "pairs")  # by objectives that are left out
+    ready = parallelize(step, model, parallel=config.parallel, recompute=config.recompute, compiled=config.compile)
     train, validation, bad = _loaders(run, model.config, tokenizer)
     about = {
         "phase": phase.name,
