@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,7 @@ def test_stopped_and_resumed_it_is_the_run_that_was_not(
 
     def stopping(self: Any, batch: Any, step: int) -> Any:
         if step == 4:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
         return inner(self, batch, step)
 
     monkeypatch.setattr(loop.Trainer, "_train", stopping)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -91,25 +94,31 @@ class Trainer:
         return position.step
 
     def fit(self, batches: Iterator[Batch], start: int) -> None:
-        """Train from step ``start`` to the end of the phase. Raises TrainingError for a loss that is not finite."""
-        step = start
-        try:
-            with console.progress(self.phase.name, self.phase.num_steps, "steps", start - self.phase.first) as bar:
-                clock = _Clock(self.tokens_per_sample)
-                for step in range(start, self.phase.last):
-                    if self._is_stale:
-                        console.say(f"no better {self.chosen_by} in {self.stale} validations: ends at step {step}")
-                        break
-                    batch = next(batches)
-                    values = self._train(batch, step)
-                    clock.count(len(batch) * ranks.world_size())
-                    bar(1)
-                    self._after(step + 1, values, clock, bar)
-        except KeyboardInterrupt:
-            if ranks.world_size() == 1 and step > self.phase.first:
-                self._save(step)
-                console.say(f"stopped at step {step}; go on with --resume")
-            raise
+        """Train from step ``start`` to the end of the phase.
+
+        Ctrl-C and SIGTERM take effect between two steps, where the state can be saved: then KeyboardInterrupt.
+        Raises TrainingError for a loss that is not finite.
+        """
+        whole = self.phase.num_steps
+        with stops() as stop, console.progress(self.phase.name, whole, "steps", start - self.phase.first) as bar:
+            clock = _Clock(self.tokens_per_sample)
+            for step in range(start, self.phase.last):
+                if self._is_stale:
+                    console.say(f"no better {self.chosen_by} in {self.stale} validations: ends at step {step}")
+                    break
+                batch = next(batches)
+                values = self._train(batch, step)
+                clock.count(len(batch) * ranks.world_size())
+                bar(1)
+                self._after(step + 1, values, clock, bar)
+                if stop.asked:
+                    self._stop(step + 1)
+
+    def _stop(self, done: int) -> None:
+        if ranks.world_size() == 1:  # other ranks may stand at another step
+            self._save(done)
+            console.say(f"stopped at step {done}; go on with --resume")
+        raise KeyboardInterrupt
 
     def _after(self, done: int, values: dict[str, float], clock: _Clock, bar: Any) -> None:
         ends = done == self.phase.last
@@ -208,6 +217,32 @@ def typed(batches: Iterator[Batch], precision: str) -> Iterator[Batch]:
     """Images in double precision where the model is."""
     for batch in batches:
         yield batch.double() if precision == "float64" else batch
+
+
+class Stop:
+    """Whether someone has asked for the end."""
+
+    asked = False
+
+    def __call__(self, *_: object) -> None:
+        if self.asked:  # twice: at once
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+@contextmanager
+def stops() -> Iterator[Stop]:
+    """While the block runs, the first Ctrl-C or SIGTERM is only noted."""
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _Clock:
