@@ -55,29 +55,24 @@ def commands() -> list[str]:
     return [line[2:] for block in blocks for line in block.splitlines() if line.startswith("$ ")]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
     """A new user's folder: a checkpoint, its Grams, its seed."""
-    path = tmp_path_factory.mktemp("readme")
     for name, source in (("ckpt", "specific"), ("ckpt.grams", "specific.grams"), ("seed", "seed")):
-        shutil.copy(ROOT / "fixtures" / "tiny" / f"{source}.safetensors", path / f"{name}.safetensors")
-    return path
+        shutil.copy(ROOT / "fixtures" / "tiny" / f"{source}.safetensors", tmp_path / f"{name}.safetensors")
+    return tmp_path
 
 
-@pytest.mark.parametrize("command", commands())
-def test_every_command_of_the_readme_runs(command: str, folder: Path) -> None:
-    words = shlex.split(command)
-    assert words[0] == "vlmerge"
-    done = subprocess.run(
-        [sys.executable, "-m", "vlmerge_cli", *words[1:]],
-        cwd=folder,
-        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "VLMERGE_CACHE": str(folder / "cache")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip()
+def test_every_command_of_the_readme_runs(folder: Path) -> None:
+    """In the README's order: later ones use what earlier ones made."""
+    env = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "VLMERGE_CACHE": str(folder / "cache")}
+    for command in commands():
+        words = shlex.split(command)
+        assert words[0] == "vlmerge"
+        argv = [sys.executable, "-m", "vlmerge_cli", *words[1:]]
+        done = subprocess.run(argv, cwd=folder, env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+        assert done.stdout.strip(), command
 
 
 def test_every_command_is_in_the_readme() -> None:
