@@ -3,5 +3,5 @@
 import subprocess
 import sys
 
-for name in ("startup", "merge", "distance", "grams", "model", "pretrain", "data", "render"):
+for name in ("startup", "merge", "distance", "grams", "model", "pretrain", "data", "retrieval", "render"):
     subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=True)
