@@ -58,25 +58,20 @@ def gigabytes_per_second(record: Record) -> str:
     return f"{moved / 1e9 / record.values['wall_seconds']:.2f}"
 
 
+#: Whole processes beside each other.
+PROCESSES: Columns = {
+    "work": at("work"),
+    "what": at("row"),
+    "wall s (low-high)": wall("{:.2f}"),
+    "times vlmerge": times_first,
+    "cpu s": value("cpu_seconds"),
+    "peak MiB": value("peak_mib", "{:.0f}"),
+}
+
 TABLES: dict[str, Columns] = {
     "startup": {"command": at("row"), "wall s (low-high)": wall("{:.3f}"), "peak MiB": value("peak_mib", "{:.0f}")},
-    "merge": {
-        "work": at("work"),
-        "what": at("row"),
-        "wall s (low-high)": wall("{:.2f}"),
-        "times vlmerge": times_first,
-        "cpu s": value("cpu_seconds"),
-        "peak MiB": value("peak_mib", "{:.0f}"),
-        "GB/s": gigabytes_per_second,
-    },
-    "distance": {
-        "work": at("work"),
-        "what": at("row"),
-        "wall s (low-high)": wall("{:.2f}"),
-        "times vlmerge": times_first,
-        "cpu s": value("cpu_seconds"),
-        "peak MiB": value("peak_mib", "{:.0f}"),
-    },
+    "merge": {**PROCESSES, "GB/s": gigabytes_per_second},
+    "distance": PROCESSES,
     "grams": {
         "what": at("row"),
         "tokens/s": value("tokens_per_second", "{:.0f}"),
