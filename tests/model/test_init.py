@@ -47,9 +47,13 @@ def test_scales() -> None:
             assert not state[block + key].any(), key
         assert (state[block + "gamma_1"] == torch.tensor(0.1)).all()
         assert (state[block + "norm2.weight"] == 1).all()
-    for key in ("text_embeddings.word_embeddings.weight", "pooler.dense.weight", "vqa_classifier.3.weight",
-                "mlm_score.decoder.weight", "ifm_vl_text_proj.fc.weight"):  # fmt: skip
+    for key in ("text_embeddings.word_embeddings.weight", "pooler.dense.weight", "mlm_score.decoder.weight",
+                "ifm_vl_text_proj.fc.weight"):  # fmt: skip
         assert std(key) == pytest.approx(0.02, rel=0.03), key
+    for key in ("vqa_classifier.0.weight", "vqa_classifier.3.weight"):
+        assert std(key) == pytest.approx(0.02 * math.sqrt(768 / 192), rel=0.03), key
+    start = torch.sigmoid(state["vqa_classifier.3.bias"])
+    torch.testing.assert_close(start, torch.full((3129,), 1 / 3130))
     assert std("transformer.patch_embed.proj.weight") == pytest.approx(1 / math.sqrt(3 * 768), rel=0.03)
     assert not state["relative_position_bias_table"].any()
     assert not state["mlm_score.bias"].any()

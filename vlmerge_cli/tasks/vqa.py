@@ -35,7 +35,7 @@ class Vqa(Task):
     built_in: ClassVar[dict[str, Any]] = {
         "steps": 400,
         "batch_size": 64,
-        "optimizer.lr": 3e-3,
+        "optimizer.lr": 1e-3,
         "optimizer.head_multiplier": 3.0,
     }
 
