@@ -11,7 +11,7 @@ from vlmerge_cli.study.estimate import announced
 from vlmerge_cli.study.grid import PARTS, build
 from vlmerge_cli.study.nodes import Node, chosen
 from vlmerge_cli.study.settings import STUDIES, load
-from vlmerge_cli.study.work import Finetune, Merge, Pretrain, Score
+from vlmerge_cli.study.work import Finetune, Merge, Pretrain, Score, SeedPhase, pretrain_settings
 
 
 @pytest.mark.parametrize("preset", STUDIES)
@@ -22,6 +22,19 @@ def test_every_node_comes_after_what_it_needs(preset: str) -> None:
         assert set(node.needs) <= seen, node.name
         seen.add(node.name)
     assert len(seen) == len(nodes)
+
+
+@pytest.mark.parametrize("preset", STUDIES)
+def test_every_model_of_a_preset_can_be_made(preset: str) -> None:
+    settings = load(preset, None, [])
+    for node in build(settings, (1,)):
+        if isinstance(node.work, SeedPhase | Pretrain):
+            model = node.work.model
+            config = pretrain_settings(settings, model, steps=settings.steps, seed_steps=0, arch=model.arch)
+            made = config.model_of(model.arch, vocab_size=96)
+            assert (made.width, made.architecture) == (model.width, model.arch)
+            assert made.ffn_width == 2 * model.width
+            assert config.batch_size == settings.batch_size
 
 
 def test_a_seed_phase_is_trained_once_and_used_by_all_that_start_from_it() -> None:
@@ -100,6 +113,6 @@ def test_wrong_settings_are_refused_by_name(sets: list[str], said: str) -> None:
 def test_maps_of_tasks_are_replaced_and_others_added_to() -> None:
     settings = load("full", None, ["finetune_steps={vqa: 3}", "shapes.val=16"])
     assert settings.finetune_steps == {"vqa": 3}
-    assert settings.shapes == {"test": 1000, "val": 16}
+    assert settings.shapes == {"num_things": (1, 2), "val": 16}
     with pytest.raises(UsageError, match="no preset"):
         load("ful", None, [])

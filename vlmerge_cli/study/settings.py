@@ -64,10 +64,10 @@ STUDIES: dict[str, dict[str, Any]] = {
     # The question of the paper's Table 1 and Figure 3 in a few minutes: zero-shot scores only.
     "quick": {
         "widths": (32,), "steps": 800, "k_seed": (0, 0.5), "sharing": (), "lambdas": (0.5,), "gammas": (0.9,),
-        "alphas": (0, 0.5, 0.75, 1), "finetune_steps": {}, "more_tasks": {},
+        "alphas": (0, 0.5, 0.75, 1), "finetune_steps": {}, "more_tasks": {}, "shapes": {"num_things": (1, 2)},
     },
     # All tables and figures on two processors.
-    "full": {"shapes": {"test": 1000}},
+    "full": {"shapes": {"num_things": (1, 2)}},
     # Larger images, scenes and models.
     "gpu": {
         "widths": (384, 192), "steps": 2500, "batch_size": 256,

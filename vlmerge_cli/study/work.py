@@ -161,17 +161,22 @@ class Finetune:
         return _scores(place.checkpoint, self.task, self.at, place, settings)
 
 
-def _pretrain(place: Place, settings: StudySettings, model: Model, stage: str, **more: Any) -> list[Record]:
+def pretrain_settings(settings: StudySettings, model: Model, **more: Any) -> pretrain_config.PretrainConfig:
+    """Those of ``vlmerge pretrain`` for one phase of a model; ``more`` are its steps and where it starts."""
     standard = preset(settings.model)
     changes = {"width": model.width, "ffn_width": model.width * standard.ffn_width // standard.width}
-    own = {
-        "model": settings.model, "data": list(settings.data), "shapes": settings.shapes, "seed": model.seed,
-        "batch_size": settings.batch_size, "changes": changes, **more,
-    }  # fmt: skip
     num_steps = more["steps"] - (more["seed_steps"] if more.get("seed_from") else 0)
     every = max(1, num_steps // CURVE_POINTS)
     saving = {"every": max(1, settings.steps // 4), "log_every": every, "validate_every": num_steps}
-    config = pretrain_config.load(None, over({**settings.pretrain, "saving": saving}, own), [])
+    own = {
+        "model": settings.model, "data": list(settings.data), "shapes": settings.shapes, "seed": model.seed,
+        "batch_size": settings.batch_size, "changes": changes, "saving": saving, **more,
+    }  # fmt: skip
+    return pretrain_config.load(None, over(settings.pretrain, own), [])
+
+
+def _pretrain(place: Place, settings: StudySettings, model: Model, stage: str, **more: Any) -> list[Record]:
+    config = pretrain_settings(settings, model, **more)
     folder = pretrain.pretrain(pretrain.Run(config, place.checkpoint, place.device), resume=True)
     curve = _curve(folder, model, stage)
     _tidy(folder)
