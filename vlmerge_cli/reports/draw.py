@@ -1,0 +1,212 @@
+"""Figures as SVG and PNG, the same bytes for the same figure; the one file that knows matplotlib."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+from vlmerge_cli.reports.document import Figure, Heat, Line, Panel
+
+INK, PAPER, GRID = "#1c2024", "#ffffff", "#d9dce0"
+#: Told apart with any kind of colour vision, on white and, lightened by the page, on black.
+PALETTE = ("#0f6fa8", "#c2532d", "#3f8450", "#8456a3", "#a37a12", "#5c6670")
+DPI = 200
+_STYLE = {
+    "svg.fonttype": "none", "svg.hashsalt": "vlmerge", "font.family": "DejaVu Sans", "font.size": 9,
+    "axes.titlesize": 9.5, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.spines.top": False,
+    "axes.spines.right": False, "axes.edgecolor": INK, "axes.labelcolor": INK, "axes.titlecolor": INK,
+    "text.color": INK, "xtick.color": INK, "ytick.color": INK, "axes.facecolor": "none", "axes.linewidth": 0.7,
+    "xtick.major.width": 0.7, "ytick.major.width": 0.7, "grid.color": GRID, "grid.linewidth": 0.6, "axes.grid": True,
+    "axes.axisbelow": True, "lines.linewidth": 1.6, "lines.markersize": 5, "legend.frameon": False,
+}  # fmt: skip
+
+
+def available() -> bool:
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def files(figure: Figure) -> dict[str, bytes]:
+    """The whole figure as NAME.svg and NAME.png, with a legend below."""
+    with _style():
+        drawn = _whole(figure)
+        return {f"{figure.name}.svg": _svg(drawn), f"{figure.name}.png": _png(drawn)}
+
+
+def panel_svgs(figure: Figure) -> list[str]:
+    """Each panel as an ``<svg>`` element for a page: colours by the page's variables, ids that no other figure has."""
+    with _style():
+        return [_for_page(_one(panel, figure.across), f"{figure.name}-{n}", panel.title)
+                for n, panel in enumerate(figure.panels)]  # fmt: skip
+
+
+def labels(figure: Figure) -> list[tuple[str, str, str]]:
+    """What the legend says: (words, colour, ``line``, ``level``, ``paper`` or ``paper level``), each once."""
+    found: dict[str, tuple[str, str, str]] = {}
+    for panel in figure.panels:
+        for line in panel.lines:
+            found.setdefault(
+                f"{line.label}{line.paper}", (line.label, color(line.color), "paper" if line.paper else "line")
+            )
+        for level in panel.levels:
+            kind = "paper level" if level.paper else "level"
+            found.setdefault(f"{level.label}{kind}", (level.label, color(level.color), kind))
+    return [_named_paper(entry) for entry in found.values()]
+
+
+def color(number: int) -> str:
+    return PALETTE[number % len(PALETTE)]
+
+
+def _named_paper(entry: tuple[str, str, str]) -> tuple[str, str, str]:
+    words, shade, kind = entry
+    return (f"{words} (paper)" if "paper" in kind and "paper" not in words else words), shade, kind
+
+
+def _style() -> AbstractContextManager[None]:
+    import matplotlib
+
+    found: AbstractContextManager[None] = matplotlib.rc_context({**matplotlib.rcParamsDefault, **_STYLE})
+    return found
+
+
+def _whole(figure: Figure) -> Any:
+    from matplotlib.figure import Figure as Drawn
+    from matplotlib.lines import Line2D
+
+    across = min(figure.across, len(figure.panels))
+    down = math.ceil(len(figure.panels) / across)
+    drawn = Drawn(figsize=(min(3.4, 10.2 / across) * across, 2.55 * down + 0.4), layout="constrained", facecolor=PAPER)
+    grid = drawn.subplots(down, across, squeeze=False)
+    for place, axes in enumerate(grid.flat):
+        if place < len(figure.panels):
+            _panel(axes, figure.panels[place])
+        else:
+            axes.set_axis_off()
+    entries = labels(figure)
+    if entries:
+        handles = [_handle(Line2D, shade, kind) for _, shade, kind in entries]
+        words = [words for words, *_ in entries]
+        drawn.legend(handles, words, loc="outside lower center", ncols=min(len(words), max(2, across + 1)))
+    return drawn
+
+
+def _one(panel: Panel, across: int) -> Any:
+    from matplotlib.figure import Figure as Drawn
+
+    width = 3.0 if across > 3 else 3.4 if across == 3 else 4.2
+    drawn = Drawn(figsize=(width, 2.7), layout="constrained", facecolor="none")
+    _panel(drawn.subplots(), panel)
+    return drawn
+
+
+def _panel(axes: Any, panel: Panel) -> None:
+    axes.set_title(panel.title)
+    axes.set(xlabel=panel.x_label, ylabel=panel.y_label)
+    if panel.heat is not None:
+        _heat(axes, panel.heat)
+        return
+    if panel.log_y:
+        axes.set_yscale("log")
+    for x in panel.marks:
+        axes.axvline(x, color=INK, linestyle=":", linewidth=0.8)
+    for level in panel.levels:
+        style = (0, (2, 2)) if level.paper else (0, (6, 3))
+        axes.axhline(level.y, color=color(level.color), linestyle=style, linewidth=1.1)
+    for line in panel.lines:
+        _line(axes, line)
+    for axis, ticks in ((axes.xaxis, panel.x_ticks), (axes.yaxis, panel.y_ticks)):
+        if ticks:
+            axis.set_ticks([place for place, _ in ticks], [words for _, words in ticks])
+    if panel.x_ticks:
+        axes.set_xlim(min(p for p, _ in panel.x_ticks) - 0.5, max(p for p, _ in panel.x_ticks) + 0.5)
+        axes.grid(visible=False, axis="x")
+    axes.tick_params(length=2.5)
+
+
+def _line(axes: Any, line: Line) -> None:
+    shade = color(line.color)
+    if line.spread and line.plain:
+        low, high = ([y + sign * s for y, s in zip(line.y, line.spread, strict=True)] for sign in (-1, 1))
+        axes.fill_between(line.x, low, high, color=shade, alpha=0.15, linewidth=0)
+    elif line.spread:
+        axes.errorbar(line.x, line.y, line.spread, color=shade, linestyle="none", linewidth=1.1, capsize=2)
+    axes.plot(
+        line.x, line.y, color=shade, alpha=0.45 if line.faint else None, marker="" if line.plain else "o",
+        linestyle="none" if line.marks_only else (0, (3, 2)) if line.paper else "-",
+        markerfacecolor=PAPER if line.paper else shade, linewidth=1.2 if line.paper or line.plain else None,
+    )  # fmt: skip
+
+
+def _heat(axes: Any, heat: Heat) -> None:
+    """Cells in one colour whose opacity is the share of the largest value."""
+    from matplotlib.patches import Rectangle
+
+    largest = max((v for row in heat.values for v in row if not math.isnan(v)), default=0.0) or 1.0
+    for down, row in enumerate(heat.values):
+        for right, value in enumerate(row):
+            share = 0.0 if math.isnan(value) else max(0.0, value / largest)
+            axes.add_patch(
+                Rectangle((right - 0.48, down - 0.47), 0.96, 0.94, facecolor=PALETTE[0], alpha=0.06 + 0.7 * share, lw=0)
+            )
+            words = "–" if math.isnan(value) else f"{value:.{heat.digits}f}"
+            axes.text(right, down, words, ha="center", va="center", fontsize=8)
+    axes.set_xticks(range(len(heat.columns)), heat.columns)
+    axes.set_yticks(range(len(heat.rows)), heat.rows)
+    axes.set(xlim=(-0.5, len(heat.columns) - 0.5), ylim=(len(heat.rows) - 0.5, -0.5))
+    axes.grid(visible=False)
+    axes.tick_params(length=0)
+    for side in axes.spines.values():
+        side.set_visible(False)
+
+
+def _handle(make: Any, shade: str, kind: str) -> Any:
+    if "level" in kind:
+        return make([], [], color=shade, linestyle=(0, (2, 2)) if "paper" in kind else (0, (6, 3)), linewidth=1.1)
+    if kind == "paper":
+        return make([], [], color=shade, linestyle=(0, (3, 2)), marker="o", markerfacecolor=PAPER, linewidth=1.2)
+    return make([], [], color=shade, marker="o")
+
+
+def _svg(drawn: Any) -> bytes:
+    stream = io.BytesIO()
+    drawn.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+    return stream.getvalue()
+
+
+def _png(drawn: Any) -> bytes:
+    stream = io.BytesIO()
+    drawn.savefig(stream, format="png", dpi=DPI, metadata={"Software": None})
+    return stream.getvalue()
+
+
+def _for_page(drawn: Any, prefix: str, title: str) -> str:
+    text = _svg(drawn).decode()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', text)
+    text = re.sub(r'(xlink:href="#|url\(#)', rf"\1{prefix}-", text).replace("xlink:href", "href")
+    text = re.sub(r"<!--.*?-->\n?", "", text, flags=re.DOTALL)
+    for shade, variable in _variables():
+        text = text.replace(shade, variable)
+    box = re.search(r'viewBox="[^"]+"', text)
+    assert box is not None, "an SVG has a viewBox"
+    words = _escaped(title)
+    head = f'<svg {box[0]} role="img" aria-labelledby="{prefix}-name" xmlns="http://www.w3.org/2000/svg">'
+    return f'{head}<title id="{prefix}-name">{words}</title>{text[text.index(">") + 1 :].strip()}'
+
+
+def _variables() -> Sequence[tuple[str, str]]:
+    series = [(shade, f"var(--series-{number})") for number, shade in enumerate(PALETTE)]
+    return [*series, (INK, "currentColor"), (GRID, "var(--rule)"), (PAPER, "var(--page)")]
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
