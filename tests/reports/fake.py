@@ -137,7 +137,9 @@ def finetuned(model: Model, merge: tuple[str, float] | None, split: str, order: 
 
 
 def more_tasks(model: Model) -> Iterator[Record]:
-    merges: tuple[tuple[str, float] | None, ...] = (None,) if model.arch == "agnostic" else (None, ("interpolation", 0.5))
+    merges: tuple[tuple[str, float] | None, ...] = (
+        (None,) if model.arch == "agnostic" else (None, ("interpolation", 0.5))
+    )
     if model.k_seed == 0.5:
         merges = (("interpolation", 0.5), ("interpolation", 0.75))
     for task, value, height, hurt in (

@@ -34,8 +34,11 @@ def show(written: Any, json: bool) -> None:
     if not written.has_figures:
         console.warn("no figures: matplotlib is not installed; pip install 'vlmerge[plot]'")
     if json:
-        rows = [{"claim": v.claim, "source": v.source, "verdict": v.outcome,
-                 "numbers": [f"{f.score}: {f.outcome}; {f.numbers}" for f in v.findings]} for v in verdicts]  # fmt: skip
+        rows = [
+            {"claim": v.claim, "source": v.source, "verdict": v.outcome,
+             "numbers": [f"{f.score}: {f.outcome}; {f.numbers}" for f in v.findings]}
+            for v in verdicts
+        ]  # fmt: skip
         files = [str(path) for path in written.files]
         console.show_json({"page": str(written.page), "files": files, "verdicts": rows})
         return

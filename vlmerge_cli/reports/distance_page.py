@@ -34,7 +34,7 @@ def _of_checkpoint(records: Sequence[Record]) -> list[Record]:
 
 
 def _blocks(pair: str, records: Sequence[Record]) -> list[Block]:
-    columns = (Column(""), Column("weights"), *(Column(LABELS[metric]) for metric in METRICS))
+    columns = (Column("part"), Column("weights"), *(Column(LABELS[metric]) for metric in METRICS))
     rows = tuple((str(r.at["where"]), _number(r.values, "num_weights", 0), *(_number(r.values, m) for m in METRICS))
                  for r in records)  # fmt: skip
     slug = re.sub(r"\W", "-", pair)

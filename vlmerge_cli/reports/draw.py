@@ -58,7 +58,7 @@ def labels(figure: Figure) -> list[tuple[str, str, str]]:
         for level in panel.levels:
             kind = "paper level" if level.paper else "level"
             found.setdefault(f"{level.label}{kind}", (level.label, color(level.color), kind))
-    return [_named_paper(entry) for entry in found.values()]
+    return [_named_paper(entry) for entry in found.values() if entry[0]]
 
 
 def color(number: int) -> str:
@@ -83,7 +83,9 @@ def _whole(figure: Figure) -> Any:
 
     across = min(figure.across, len(figure.panels))
     down = math.ceil(len(figure.panels) / across)
-    drawn = Drawn(figsize=(min(3.4, 10.2 / across) * across, 2.55 * down + 0.4), layout="constrained", facecolor=PAPER)
+    drawn = Drawn(
+        figsize=(2.9 * across if across > 1 else 4.6, 2.5 * down + 0.5), layout="constrained", facecolor=PAPER
+    )
     grid = drawn.subplots(down, across, squeeze=False)
     for place, axes in enumerate(grid.flat):
         if place < len(figure.panels):
@@ -101,8 +103,8 @@ def _whole(figure: Figure) -> Any:
 def _one(panel: Panel, across: int) -> Any:
     from matplotlib.figure import Figure as Drawn
 
-    width = 3.0 if across > 3 else 3.4 if across == 3 else 4.2
-    drawn = Drawn(figsize=(width, 2.7), layout="constrained", facecolor="none")
+    width = 2.6 if across > 3 else 3.3 if across == 3 else 4.2
+    drawn = Drawn(figsize=(width, 2.3 if across > 3 else 2.6), layout="constrained", facecolor="none")
     _panel(drawn.subplots(), panel)
     return drawn
 
@@ -128,7 +130,7 @@ def _panel(axes: Any, panel: Panel) -> None:
     if panel.x_ticks:
         axes.set_xlim(min(p for p, _ in panel.x_ticks) - 0.5, max(p for p, _ in panel.x_ticks) + 0.5)
         axes.grid(visible=False, axis="x")
-    axes.tick_params(length=2.5)
+    axes.tick_params(length=0)
 
 
 def _line(axes: Any, line: Line) -> None:
@@ -188,19 +190,24 @@ def _png(drawn: Any) -> bytes:
 
 
 def _for_page(drawn: Any, prefix: str, title: str) -> str:
+    """The SVG without what a page does not need: most of its size is ids, digits and line ends."""
     text = _svg(drawn).decode()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', text)
-    text = re.sub(r'(xlink:href="#|url\(#)', rf"\1{prefix}-", text).replace("xlink:href", "href")
-    text = re.sub(r"<!--.*?-->\n?", "", text, flags=re.DOTALL)
-    for shade, variable in _variables():
-        text = text.replace(shade, variable)
     box = re.search(r'viewBox="[^"]+"', text)
     assert box is not None, "an SVG has a viewBox"
-    words = _escaped(title)
-    head = f'<svg {box[0]} role="img" aria-labelledby="{prefix}-name" xmlns="http://www.w3.org/2000/svg">'
-    return f'{head}<title id="{prefix}-name">{words}</title>{text[text.index(">") + 1 :].strip()}'
+    body = text[text.index("</metadata>") + len("</metadata>") : text.rindex("</svg>")]
+    used = set(re.findall(r'(?:xlink:href="#|url\(#)([^")]+)', body))
+    body = re.sub(r"<style.*?</style>|<!--.*?-->", "", body, flags=re.DOTALL)
+    body = re.sub(r' id="([^"]+)"', lambda m: f' id="{prefix}-{m[1]}"' if m[1] in used else "", body)
+    body = re.sub(r'(xlink:href="#|url\(#)', rf"\1{prefix}-", body).replace("xlink:href", "href")
+    body = re.sub(r"\s*font-family: [^;\"]+;|\s*transform=\"rotate\(-0 [^)]*\)\"", "", body)
+    body = re.sub(r"\d+\.\d{3,}", lambda m: f"{float(m[0]):.2f}", body)
+    for shade, variable in _variables():
+        body = body.replace(shade, variable)
+    body = re.sub(r"\s+", " ", body).replace("> <", "><")
+    while (shorter := re.sub(r"<g></g>|<defs></defs>", "", body)) != body:
+        body = shorter
+    head = f'<svg {box[0]} role="img" aria-labelledby="{prefix}-name" stroke-linejoin="round">'
+    return f'{head}<title id="{prefix}-name">{_escaped(title)}</title>{body.strip()}</svg>'
 
 
 def _variables() -> Sequence[tuple[str, str]]:

@@ -72,15 +72,11 @@ def _table(curves: dict[str, dict[str, dict[int, float]]]) -> Table | None:
         digits = 2 if max(points.values()) > 10 else 4
         rows.append((words(name), Number(points[last], None, digits), Number(last, None, 0),
                      Number(points[best], None, digits), Number(best, None, 0)))  # fmt: skip
-    columns = (
-        Column(""),
-        Column("value", "last"),
-        Column("step", "last"),
-        Column("value", "best"),
-        Column("step", "best"),
-    )
+    if not rows:
+        return None
+    ends = [Column(title, group) for group in ("last", "best") for title in ("value", "step")]
     note = "Best is the lowest loss and the highest score."
-    return Table("last-and-best", f"Last and best, {_SPLIT[kind]}", columns, tuple(rows), note) if rows else None
+    return Table("last-and-best", f"Last and best, {_SPLIT[kind]}", (Column("score"), *ends), tuple(rows), note)
 
 
 def _phase_ends(records: Sequence[Record]) -> tuple[float, ...]:

@@ -224,8 +224,8 @@ MAIN = {
     "classification": "top1", "segmentation": "miou",
 }  # fmt: skip
 _WORDS = {
-    "mean_recall": "mean of TR and IR", "tr_mean": "TR", "ir_mean": "IR", "miou": "mIOU", "top1": "top-1", "top5": "top-5",
-    "itm": "ITM", "itc": "ITC", "mlm": "MLM", "vqa": "VQA", "nlvr2": "NLVR²", "lr": "learning rate",
+    "mean_recall": "mean of TR and IR", "tr_mean": "TR", "ir_mean": "IR", "miou": "mIOU", "top1": "top-1",
+    "top5": "top-5", "itm": "ITM", "itc": "ITC", "mlm": "MLM", "vqa": "VQA", "nlvr2": "NLVR²", "lr": "learning rate",
 }  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
@@ -16,7 +16,6 @@ from vlmerge_cli.reports.scores import (
     MAA,
     MATCHING,
     RETRIEVAL,
-    SETTING,
     SYMBOL,
     VQA,
     ZERO_SHOT,
@@ -27,43 +26,41 @@ from vlmerge_cli.reports.scores import (
 )  # fmt: skip
 
 BEFORE, AFTER, BASELINE = 0, 1, 5  # colours
-SCORES = ((VQA, "VQA accuracy"), (RETRIEVAL, "retrieval, mean of TR and IR"),
-          (ZERO_SHOT, "retrieval, zero-shot"), (MATCHING, "ITM accuracy, zero-shot"))  # fmt: skip
+SCORES = ((VQA, "accuracy"), (RETRIEVAL, "mean of TR and IR"), (ZERO_SHOT, "mean of TR and IR"), (MATCHING, "accuracy"))
+PHASE = "seed phase, % of steps"
+SCRATCH = "agnostic from scratch"
 
 
 def figure_3(study: Study) -> Figure | None:
     """Before and after merging over the length of the seed phase; the drop of both studies in one panel."""
-    panels = []
-    for score, title in SCORES:
-        own = [
+
+    def own(score: Score) -> list[Line]:
+        return [
             _line(label, {100 * k: study.values(score, way(Pick(k_seed=k))) for k in study.k_seeds()}, color)
-            for label, way, color in (("before merging", _as_is, BEFORE), ("after merging", Pick.merged, AFTER))
+            for label, way, color in _WAYS
         ]
-        panels += _panel(title, own, _baseline(study, score), "seed phase, % of all steps", "score, %")
+
+    def published(points: Mapping[str, Mapping[float, float]]) -> list[Line]:
+        return [_published(f"{when} merging", {100 * k: y for k, y in points[when].items()}, color)
+                for when, color in (("before", BEFORE), ("after", AFTER))]  # fmt: skip
+
+    panels = _own_and_published(
+        study, own, {VQA: published(paper.FIGURE_3_VQA), RETRIEVAL: published(paper.FIGURE_3_RETRIEVAL)}, PHASE
+    )
     if not panels:
         return None
-    for points, title, level in (
-        (paper.FIGURE_3_VQA, "paper: VQA accuracy", paper.TABLE_1["MAA"].vqa),
-        (paper.FIGURE_3_RETRIEVAL, "paper: COCO, mean of TR and IR", paper.TABLE_1["MAA"].mean_recall),
-    ):
-        lines = [
-            _published(f"{when} merging", {100 * k: y for k, y in points[when].items()}, color)
-            for when, color in (("before", BEFORE), ("after", AFTER))
-        ]
-        mark = Level("agnostic from scratch", level, BASELINE, paper=True)
-        panels.append(Panel(title, "seed phase, % of all steps", "score, %", tuple(lines), (mark,)))
     lost = [
-        _line(f"{label}", {100 * k: study.drop(score, Pick(k_seed=k)) for k in study.k_seeds()}, color)
-        for score, label, color in ((RETRIEVAL, "retrieval, fine-tuned", 2), (ZERO_SHOT, "retrieval, zero-shot", 3))
+        _line(f"lost, {score.label}", {100 * k: study.drop(score, Pick(k_seed=k)) for k in study.k_seeds()}, color)
+        for score, color in ((RETRIEVAL, 2), (ZERO_SHOT, 3))
     ]
-    published = {100 * k: drop for k, drop in zip(paper.K_SEED, paper.DROP, strict=True)}
-    lines = [*(line for line in lost if line.x), _published("the paper's retrieval, fine-tuned", published, 2)]
-    panels.append(Panel("What merging loses", "seed phase, % of all steps", "points", tuple(lines)))
+    drops = {100 * k: drop for k, drop in zip(paper.K_SEED, paper.DROP, strict=True)}
+    lines = [*(line for line in lost if line.x), _published("lost, retrieval", drops, 2)]
+    panels.append(Panel("What merging loses", PHASE, "points", tuple(lines)))
     return Figure(
-        "figure-3", "The length of the seed phase (the paper's Figure 3)", tuple(panels),
-        "Scores before and after merging over the length of the seed phase; in further panels the paper's.",
+        "figure-3", "The length of the seed phase (the paper’s Figure 3)", tuple(panels),
+        "Scores before and after merging over the length of the seed phase, the paper’s in panels of their own.",
         "Merged by interpolation at α = 0.5; bars are the standard deviation over seeds. Hollow and dashed: the "
-        "paper's, as far as its text and tables give the numbers behind its figure.", across=3,
+        "paper’s, as far as its text and tables give the numbers behind its figure.", across=4,
     )  # fmt: skip
 
 
@@ -71,29 +68,23 @@ def figure_4(study: Study) -> Figure | None:
     """Before and after merging by what the experts own, at a seed phase of half the steps."""
     names = [arch for arch in ARCHITECTURES if arch != "agnostic"]
     ticks = tuple((float(place), ARCHITECTURES[arch].replace(" ", "\n")) for place, arch in enumerate(names))
-    panels = []
-    for score, title in SCORES:
-        own = [
-            _line(label, {place + shift: study.values(score, way(Pick(arch, 0.5))) for place, arch in enumerate(names)},
-                  color, marks_only=True)
-            for label, way, color, shift in (
-                ("before merging", _as_is, BEFORE, -0.08), ("after merging", Pick.merged, AFTER, 0.08)
-            )
+
+    def own(score: Score) -> list[Line]:
+        return [
+            _line(label, {place + _ASIDE[color]: study.values(score, way(Pick(arch, 0.5)))
+                          for place, arch in enumerate(names)}, color, marks_only=True)
+            for label, way, color in _WAYS
         ]  # fmt: skip
-        panels += _panel(title, own, _baseline(study, score), "", "score, %", ticks)
+
+    half = paper.TABLE_2["interpolation"][0.5]
+    before = _published("before merging", {_ASIDE[BEFORE]: paper.FIGURE_3_RETRIEVAL["before"][0.5]}, BEFORE)
+    after = {score: _published("after merging", {_ASIDE[AFTER]: value}, AFTER)
+             for score, value in ((VQA, half.vqa), (RETRIEVAL, half.mean_recall))}  # fmt: skip
+    panels = _own_and_published(study, own, {VQA: [after[VQA]], RETRIEVAL: [before, after[RETRIEVAL]]}, "", ticks)
     if not panels:
         return None
-    half = paper.TABLE_2["interpolation"][0.5]
-    for title, before, after, level in (
-        ("paper: VQA accuracy", {}, {0.08: half.vqa}, paper.TABLE_1["MAA"].vqa),
-        ("paper: COCO, mean of TR and IR", {-0.08: paper.FIGURE_3_RETRIEVAL["before"][0.5]}, {0.08: half.mean_recall},
-         paper.TABLE_1["MAA"].mean_recall),
-    ):  # fmt: skip
-        lines = [_published("before merging", before, BEFORE), _published("after merging", after, AFTER)]
-        mark = Level("agnostic from scratch", level, BASELINE, paper=True)
-        panels.append(Panel(title, "", "score, %", tuple(x for x in lines if x.x), (mark,), x_ticks=ticks))
     return Figure(
-        "figure-4", "What the experts own (the paper's Figure 4)", tuple(panels),
+        "figure-4", "What the experts own (the paper’s Figure 4)", tuple(panels),
         "Scores before and after merging for four architectures, with the agnostic model as a line.",
         "Seed phase of half the steps; merged by interpolation at α = 0.5. The paper gives no numbers for the custom "
         "architectures, only the picture.",
@@ -104,17 +95,15 @@ def settings(study: Study) -> Figure | None:
     """Scores over α, λ and γ, one row of panels a score."""
     half = Pick(k_seed=0.5)
     panels = []
-    for score, title in SCORES:
+    for score, unit in SCORES:
         before = study.values(score, half)
-        levels = [Level("not merged", before.mean, BEFORE)] if before else []
+        levels = (Level("not merged", before.mean, BEFORE),) if before else ()
         for method, symbol in SYMBOL.items():
             tried = study.tried(score, half, method)
             line = _line("merged", {at: study.values(score, half.merged(at, method)) for at in tried}, AFTER)
             if len(line.x) > 1:
-                name = "RegMean" if method == "regmean" else method
-                panels.append(
-                    Panel(f"{name}: {title}", f"{symbol} ({SETTING[method]})", "score, %", (line,), tuple(levels))
-                )
+                title = f"{method.replace('regmean', 'RegMean')}, {score.label}"
+                panels.append(Panel(title, symbol, f"{unit}, %", (line,), levels))
     if not panels:
         return None
     return Figure(
@@ -197,9 +186,10 @@ def training(study: Study) -> Figure | None:
     if not panels:
         return None
     return Figure(
-        "training", "Pre-training", tuple(panels), "Losses of pre-training over the steps, by length of the seed phase.",
+        "training", "Pre-training", tuple(panels),
+        "Losses over the steps, by length of the seed phase.",
         f"Width {study.width}, mean over seeds; a seed phase is trained with shared weights, so its curve is the "
-        "agnostic model's.",
+        "agnostic model’s.",
     )  # fmt: skip
 
 
@@ -230,19 +220,31 @@ def _published(label: str, points: Mapping[float, float], color: int) -> Line:
     return Line(label, tuple(points), tuple(points.values()), color=color, paper=True)
 
 
-def _panel(
-    title: str, lines: Sequence[Line], levels: Sequence[Level], x_label: str, y_label: str,
+def _own_and_published(
+    study: Study, own: Callable[[Score], list[Line]], published: Mapping[Score, list[Line]], x_label: str,
     ticks: tuple[tuple[float, str], ...] = (),
 ) -> list[Panel]:  # fmt: skip
-    """One panel, or none without points."""
-    shown = tuple(line for line in lines if line.x)
-    return [Panel(title, x_label, y_label, shown, tuple(levels), x_ticks=ticks)] if shown else []
-
-
-def _baseline(study: Study, score: Score) -> list[Level]:
-    found = study.values(score, MAA)
-    return [Level("agnostic from scratch", found.mean, BASELINE)] if found else []
+    """A panel for every score that has points, the paper's behind those that it has too."""
+    panels = []
+    for score, unit in SCORES:
+        lines = tuple(line for line in own(score) if line.x)
+        if not lines:
+            continue
+        baseline = study.values(score, MAA)
+        levels = (Level(SCRATCH, baseline.mean, BASELINE),) if baseline else ()
+        panels.append(Panel(score.label, x_label, f"{unit}, %", lines, levels, x_ticks=ticks))
+        if score in published:
+            name = {VQA: "VQA", RETRIEVAL: "COCO"}[score]
+            scratch = paper.TABLE_1["MAA"]
+            level = Level(SCRATCH, scratch.vqa if score is VQA else scratch.mean_recall, BASELINE, paper=True)
+            panels.append(Panel(f"{name}, the paper’s", x_label, f"{unit}, %", tuple(published[score]), (level,),
+                                x_ticks=ticks))  # fmt: skip
+    return panels
 
 
 def _as_is(pick: Pick) -> Pick:
     return pick
+
+
+_WAYS = (("before merging", _as_is, BEFORE), ("after merging", Pick.merged, AFTER))
+_ASIDE = {BEFORE: -0.08, AFTER: 0.08}  # so that two marks of one architecture stand side by side

@@ -38,27 +38,29 @@ from vlmerge_cli.reports.scores import (
 KINDS = ("study", "score")
 
 RULE = (
-    "The rule is the same for every claim. A claim says that a difference lies above a limit: above 0 points where "
-    "something is better, above −2 where it is as good (the paper calls gaps of up to 1.9 points close), above 2 where it "
-    "is much better. The difference is taken within each seed. The claim holds on a score if the mean lies more than two "
-    "standard errors above the limit and every seed lies above it; it does not hold if the same is true below; otherwise "
-    "it is undecided within the spread. With one seed the sampling error of the test set stands for the spread, and says "
-    "nothing about another seed. A claim holds if it holds on all of its scores, and fails if it fails on one; zero-shot "
-    "scores, which the paper does not have, are shown and count only where there is no other. Numbers behind ± are two "
-    "standard errors in verdicts, one standard deviation over seeds elsewhere."
-)
+    "A claim says that a difference lies above a limit: above 0 points where something is better, above −2 where it is "
+    "as good (the paper calls gaps of up to 1.9 points close), above 2 where it is much better.",
+    "The difference is taken within each seed. The claim holds on a score if the mean lies more than two standard "
+    "errors above the limit and every seed lies above it; it does not hold if the same is true below; otherwise it is "
+    "undecided. With one seed, the sampling error of the test set stands for the spread and says nothing about another "
+    "seed.",
+    "A claim holds if it holds on all of its scores, and fails if it fails on one. Zero-shot scores, which the paper "
+    "does not have, are shown and count only where there is no other. Each dot is one comparison.",
+    "Numbers behind ± are two standard errors here, and one standard deviation over seeds in the tables.",
+)  # fmt: skip
 
 
 def sections(records: Sequence[Record]) -> list[Section]:
     study = Study(records)
     found = verdicts(study)
     parts: list[tuple[str, list[Block | None]]] = [
-        ("The paper’s claims", [Paragraph(RULE), Verdicts(found)]),
+        ("The paper’s claims", [Items(RULE), Verdicts(found)]),
         ("The seed phase", [tables.table_1(study), figures.figure_3(study)]),
         ("Merge methods", [*(tables.table_2(study, method) for method in SYMBOL), figures.settings(study)]),
         ("Architectures", [figures.figure_4(study)]),
         ("More tasks, another width", [
-            tables.table_3(study), tables.table_4(study), _if_any(tables.widths(study)) if len(study.widths) > 1 else None,
+            tables.table_3(study), tables.table_4(study),
+            _if_any(tables.widths(study)) if len(study.widths) > 1 else None,
         ]),
         ("Distances", [tables.table_5(study), figures.scatter(study), figures.heat(study)]),
         ("Merging after fine-tuning", [_if_any(tables.finetuned_then_merged(study))]),
@@ -76,9 +78,9 @@ def subtitle(records: Sequence[Record]) -> str:
     seeds = f"{len(study.seeds)} seed{'s' if len(study.seeds) != 1 else ''}"
     widths = " and ".join(str(width) for width in study.widths)
     return (
-        f"{preset}{seeds}{f', width {widths}' if widths else ''}. The experiment of “An Empirical Study of Multimodal Model "
-        "Merging” (arXiv 2304.14933) at a small size, beside the paper’s own numbers, which are in grey italics. The two "
-        "are of different models, data and tasks: their order can be compared, not their height."
+        f"{preset}{seeds}{f', width {widths}' if widths else ''}. The experiment of “An Empirical Study of Multimodal "
+        "Model Merging” (arXiv 2304.14933) at a small size, beside the paper’s own numbers, which are in grey italics. "
+        "The two are of different models, data and tasks: their order can be compared, not their height."
     )
 
 
@@ -125,9 +127,8 @@ def _missing(study: Study, found: Sequence[Verdict]) -> Block:
         for score in scores
         if (score.task, score.finetuned) not in have
     ]
-    texts += [f"No {words}." for kind, words in
-              (("study", "settings of the study"), ("distance", "distances"), ("curve", "training curves"), ("cost", "costs"))
-              if not study.of(kind)]  # fmt: skip
+    kinds = {"study": "settings", "distance": "distances", "curve": "training curves", "cost": "costs"}
+    texts += [f"No {words}." for kind, words in kinds.items() if not study.of(kind)]
     if len(study.widths) < 2:
         texts.append("Only one width, so nothing stands beside the paper’s Table 4.")
     texts += [f"Not measured: {v.claim}" for v in found if v.outcome == UNMEASURED]

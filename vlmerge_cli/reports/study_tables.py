@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from vlmerge_cli.reports import paper
@@ -49,7 +49,7 @@ def table_1(study: Study) -> Table:
         for name, pick in picks.items()
     ]
     note = "The specific model had no seed phase; it is merged by interpolation at α = 0.5."
-    return Table("table-1", "Merging without a seed phase (the paper's Table 1)", _columns("model"), tuple(rows), note)
+    return Table("table-1", "Merging without a seed phase (the paper’s Table 1)", _columns("model"), tuple(rows), note)
 
 
 def table_2(study: Study, method: str) -> Table:
@@ -64,14 +64,14 @@ def table_2(study: Study, method: str) -> Table:
         rows.append((f"{at:g}{_special(method, at)}", *own, *_own(study, pick, ZERO)))
     rows.append(("not merged", *_beside(study, half, FINETUNED, (None, None, None)), *_own(study, half, ZERO)))
     chosen = [
-        f"{label} {pick.at:g}"
-        for score, label in ((VQA, "VQA"), (RETRIEVAL, "retrieval"), *ZERO)
-        if (pick := study.best(score, half, method))
+        f"{score.label} {best.at:g}"
+        for score in (VQA, RETRIEVAL, ZERO_SHOT, MATCHING)
+        if (best := study.best(score, half, method))
     ]
     note = "The seed phase took half of the steps."
     if chosen:
-        note += f" Best {SYMBOL[method]} on the validation split: {', '.join(chosen)}."
-    title = f"{_name(method)} by {SYMBOL[method]} (the paper's Table 2{letter})"
+        note += f" Best {SYMBOL[method]} on the validation split: {'; '.join(chosen)}."
+    title = f"{_name(method)} by {SYMBOL[method]} (the paper’s Table 2{letter})"
     return Table(f"table-2{letter}", title, _columns(SYMBOL[method]), tuple(rows), note)
 
 
@@ -80,7 +80,7 @@ def table_3(study: Study) -> Table:
         (NLVR2, "NLVR²"), (FLICKR_TR, "Flickr30k, TR"), (FLICKR_IR, "Flickr30k, IR"),
         (CLASSIFICATION, "ImageNet-1k / shapes, top-1"), (SEGMENTATION, "ADE20k / shapes, mIOU"),
     )  # fmt: skip
-    return _recipe(study, "table-3", "More tasks (the paper's Table 3)", scores, paper.TABLE_3, study.width)
+    return _recipe(study, "table-3", "More tasks (the paper’s Table 3)", scores, paper.TABLE_3, study.width)
 
 
 def table_4(study: Study) -> Table:
@@ -89,7 +89,7 @@ def table_4(study: Study) -> Table:
         (FLICKR_TR, "Flickr30k, TR"), (FLICKR_IR, "Flickr30k, IR"),
     )  # fmt: skip
     width = study.widths[-1] if len(study.widths) > 1 else 0
-    title = f"A narrower model, width {width or '–'} (the paper's Table 4: ViT-Tiny/16)"
+    title = f"A narrower model, width {width or '–'} (the paper’s Table 4: ViT-Tiny/16)"
     return _recipe(study, "table-4", title, scores, paper.TABLE_4, width, ZERO)
 
 
@@ -108,9 +108,9 @@ def widths(study: Study) -> Table:
 
 
 def table_5(study: Study) -> Table:
-    """Metrics by rows, seed phases by columns; the drops below, Pearson's r at the right."""
+    """Metrics by rows, seed phases by columns; the drops below, Pearson’s r at the right."""
     phases = sorted({*paper.K_SEED, *study.k_seeds()})
-    columns = [Column("")]
+    columns = [Column("distance")]
     for k in phases:
         columns += [Column("here", f"K {_percent(k)}"), Column("paper", f"K {_percent(k)}", True)]
     drops = ((RETRIEVAL, "r with the drop, fine-tuned"), (ZERO_SHOT, "r with the drop, zero-shot"))
@@ -135,10 +135,10 @@ def table_5(study: Study) -> Table:
             row += [study.drop(score, Pick(k_seed=k)).number(), _paper(published.get(k))]
         rows.append((*row, *[None] * (len(columns) - len(row))))
     note = (
-        "Distances are between v and l of the unmerged model; drops are unmerged minus merged (α = 0.5). Pearson's r is "
-        "over the seed phases of each seed (mean and spread over seeds), and over all points of all seeds together."
+        "Distances are between v and l of the unmerged model; drops are unmerged minus merged (α = 0.5). Pearson’s r "
+        "is over the seed phases of each seed (mean and spread over seeds), and over all points of all seeds together."
     )
-    return Table("table-5", "Distances and the loss (the paper's Table 5)", tuple(columns), tuple(rows), note)
+    return Table("table-5", "Distances and the loss (the paper’s Table 5)", tuple(columns), tuple(rows), note)
 
 
 def finetuned_then_merged(study: Study) -> Table:
@@ -160,7 +160,7 @@ def finetuned_then_merged(study: Study) -> Table:
             said = [None, None] if published is None or k else [_paper(number) for number in reversed(published)]
             row += [kinds[0], *said[:1], *kinds[1:], *said[1:]] if published else kinds
         rows.append(tuple(row))
-    title = "Merging after fine-tuning (the paper's footnote 4)"
+    title = "Merging after fine-tuning (the paper’s footnote 4)"
     return Table("footnote-4", title, tuple(columns), tuple(rows), "Merged by interpolation at α = 0.5.")
 
 
@@ -170,7 +170,7 @@ def everything(study: Study) -> Table:
     columns = [Column("model"), Column("seed phase"), Column("width")]
     columns += [Column(when, label) for _, label in shown for when in ("unmerged", "merged")]
     rows = [
-        (ARCHITECTURES[arch], _percent(k), Number(width, None, 0), *_before_and_after(study, pick, [s for s, _ in shown]))
+        (ARCHITECTURES[arch], _percent(k), Number(width, None, 0), *_before_and_after(study, pick, shown))
         for width in study.widths
         for arch in ARCHITECTURES
         for k in study.k_seeds(arch, width)
@@ -179,13 +179,13 @@ def everything(study: Study) -> Table:
     return Table("scores", "Zero-shot beside fine-tuned scores", tuple(columns), tuple(rows), "Merged: α = 0.5.")
 
 
-def _before_and_after(study: Study, pick: Pick, scores: Sequence[Score]) -> list[Cell]:
-    return [study.values(score, one).number() for score in scores for one in (pick, pick.merged())]
+def _before_and_after(study: Study, pick: Pick, scores: Sequence[tuple[Score, str]]) -> list[Cell]:
+    return [study.values(score, one).number() for score, _ in scores for one in (pick, pick.merged())]
 
 
 def _recipe(
     study: Study, name: str, title: str, scores: Sequence[tuple[Score, str]],
-    published: dict[str, tuple[float, ...]], width: int, more: Sequence[tuple[Score, str]] = (),
+    published: Mapping[str, tuple[float, ...]], width: int, more: Sequence[tuple[Score, str]] = (),
 ) -> Table:  # fmt: skip
     columns = [
         Column("model"),
@@ -203,9 +203,9 @@ def _recipe(
         numbers = zip(scores, published[row], strict=True)
         both = [cell for (score, _), number in numbers for cell in (own[score], _paper(number))]
         rows.append((label, *both, *(own[score] for score, _ in more)))
-    used = [f"{label} {pick.at:g}" for score, label in (*scores, *more) if (pick := chosen.get(score))]
+    used = [f"{label}: {pick.at:g}" for score, label in (*scores, *more) if (pick := chosen.get(score))]
     note = "Ours: a seed phase of half the steps, interpolation at the α that is best on the validation split"
-    note += f" ({', '.join(used)})." if used else "."
+    note += f" ({'; '.join(used)})." if used else "."
     note += f" The paper took {paper.OURS_ALPHA:g} throughout."
     return Table(name, title, tuple(columns), tuple(rows), note)
 
@@ -235,7 +235,7 @@ def _paper(number: float | None, metric: str = "") -> Number | None:
 
 
 def _special(method: str, at: float) -> str:
-    words = {("interpolation", 0): "l only", ("interpolation", 1): "v only", ("arithmetic", 0): "the seed's weights"}
+    words = {("interpolation", 0): "l only", ("interpolation", 1): "v only", ("arithmetic", 0): "the seed’s weights"}
     return f" ({words[method, int(at)]})" if (method, at) in words else ""
 
 

@@ -26,7 +26,8 @@ KINDS = ("sweep",)
 
 
 def subtitle(records: Sequence[Record]) -> str:
-    return "Merges of one checkpoint, each scored; what was chosen here is to be judged on another split."
+    num = sum(record.kind == "sweep" and record.at.get("merge") is not None for record in records)
+    return f"{num} merges of one checkpoint, each scored. What is chosen here is to be judged on another split."
 
 
 def sections(records: Sequence[Record]) -> list[Section]:
@@ -35,7 +36,7 @@ def sections(records: Sequence[Record]) -> list[Section]:
     for record in records:
         if record.kind == "sweep":
             groups.setdefault(_scoring(record.at), []).append(record)
-    found = []
+    found: list[Section] = []
     for own in groups.values():
         bare = [record for record in own if record.at.get("merge") is None]
         for method in dict.fromkeys(r.at["merge"]["method"] for r in own if r.at.get("merge") is not None):
@@ -91,7 +92,7 @@ def _figure(
         label = ", ".join(f"{name} {_said(settings.get(name))}" for name in others) or "merged"
         lines.setdefault(label, {})[float(settings[across])] = float(record.values[main])
     drawn = tuple(
-        Line(label, *(tuple(side) for side in zip(*sorted(points.items()), strict=True)), color=color)
+        Line(label, tuple(sorted(points)), tuple(points[x] for x in sorted(points)), color=color)
         for color, (label, points) in enumerate(lines.items())
     )
     levels = (Level("as it is", float(bare[0].values[main])),) if bare else ()
