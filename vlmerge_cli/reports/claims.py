@@ -5,7 +5,7 @@ A new claim is one function and one line in ``CLAIMS``. Settings are chosen on t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from vlmerge_cli.reports.distances import LABELS, METRICS, correlations
@@ -55,7 +55,7 @@ def much_is_lost(study: Study) -> Findings:
 def longer_seed_loses_less(study: Study) -> Findings:
     for score in SCORES:
         drops = {k: study.drop(score, Pick(k_seed=k)) for k in study.k_seeds()}
-        yield from _trend(score, drops, -1, "lost at")
+        yield from _falls(score, drops, "loses ")
 
 
 def best_at_half(study: Study) -> Findings:
@@ -68,7 +68,7 @@ def best_at_half(study: Study) -> Findings:
 
 def unmerged_gets_worse(study: Study) -> Findings:
     for score in SCORES:
-        yield from _trend(score, {k: study.values(score, Pick(k_seed=k)) for k in study.k_seeds()}, -1, "unmerged at")
+        yield from _falls(score, {k: study.values(score, Pick(k_seed=k)) for k in study.k_seeds()})
 
 
 def vision_beats_language(study: Study) -> Findings:
@@ -114,7 +114,7 @@ def smaller_lambda_is_better(study: Study) -> Findings:
     for score in SCORES:
         tried = study.tried(score, HALF, "arithmetic")
         points = {at: study.values(score, HALF.merged(at, "arithmetic")) for at in tried}
-        yield from _trend(score, points, -1, "λ", lambda at: f"{at:g}")
+        yield from _falls(score, points, "", lambda at: f"λ {at:g}")
 
 
 def custom_norms_keep(study: Study) -> Findings:
@@ -264,15 +264,14 @@ def _gap(score: Score, one: Values, other: Values, names: tuple[str, str], least
         yield judge(gap, score.label, numbers, least, digits, not score.finetuned)
 
 
-def _trend(score: Score, points: dict[float, Values], sign: int, what: str,
-           place: Callable[[float], str] | None = None) -> Findings:  # fmt: skip
-    """Whether values rise (``sign`` 1) or fall (-1) along ``points``, by their least-squares slope."""
+def _falls(score: Score, points: Mapping[float, Values], what: str = "", place: Callable[[float], str] | None = None
+           ) -> Findings:  # fmt: skip
+    """Whether values fall along ``points``, by their least-squares slope."""
     points = {at: values for at, values in points.items() if values}
     if found := slope(points):
-        shown = ", ".join(f"{(place or _percent)(at)} {values.number()}" for at, values in points.items())
-        turned = Values({seed: sign * value for seed, value in found.by_seed.items()}, found.variance)
-        direction = "rise" if sign > 0 else "fall"
-        yield judge(turned, score.label, f"{what} {shown}; {direction} from 0 to 1", beside=not score.finetuned)
+        shown = ", ".join(f"{values.number()} at {(place or _percent)(at)}" for at, values in points.items())
+        turned = Values({seed: -value for seed, value in found.by_seed.items()}, found.variance)
+        yield judge(turned, score.label, f"{what}{shown}; fall from 0 to 1", beside=not score.finetuned)
 
 
 def _correlations(study: Study) -> Iterator[tuple[Score, dict[str, Values]]]:

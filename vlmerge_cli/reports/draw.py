@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, NamedTuple
 
 from vlmerge_cli.reports.document import Figure, Heat, Line, Panel
 
@@ -47,27 +47,28 @@ def panel_svgs(figure: Figure) -> list[str]:
                 for n, panel in enumerate(figure.panels)]  # fmt: skip
 
 
-def labels(figure: Figure) -> list[tuple[str, str, str]]:
-    """What the legend says: (words, colour, ``line``, ``level``, ``paper`` or ``paper level``), each once."""
-    found: dict[str, tuple[str, str, str]] = {}
-    for panel in figure.panels:
-        for line in panel.lines:
-            found.setdefault(
-                f"{line.label}{line.paper}", (line.label, color(line.color), "paper" if line.paper else "line")
-            )
-        for level in panel.levels:
-            kind = "paper level" if level.paper else "level"
-            found.setdefault(f"{level.label}{kind}", (level.label, color(level.color), kind))
-    return [_named_paper(entry) for entry in found.values() if entry[0]]
+class Key(NamedTuple):
+    """One line of a legend: ``color`` counts through the palette; a level goes straight across."""
+
+    words: str
+    color: int
+    is_level: bool = False
+    paper: bool = False
+    has_mark: bool = True
+
+
+def legend(figure: Figure) -> list[Key]:
+    """What the lines of all panels are, each once, the paper's last."""
+    panels = figure.panels
+    lines = [Key(x.label, x.color, paper=x.paper, has_mark=not x.plain) for panel in panels for x in panel.lines]
+    levels = [Key(x.label, x.color, True, x.paper, has_mark=False) for panel in panels for x in panel.levels]
+    keys = dict.fromkeys(key for key in (*lines, *levels) if key.words)
+    named = [key._replace(words=f"{key.words} (paper)") if key.paper else key for key in keys]
+    return sorted(named, key=lambda key: key.paper)
 
 
 def color(number: int) -> str:
     return PALETTE[number % len(PALETTE)]
-
-
-def _named_paper(entry: tuple[str, str, str]) -> tuple[str, str, str]:
-    words, shade, kind = entry
-    return (f"{words} (paper)" if "paper" in kind and "paper" not in words else words), shade, kind
 
 
 def _style() -> AbstractContextManager[None]:
@@ -92,11 +93,10 @@ def _whole(figure: Figure) -> Any:
             _panel(axes, figure.panels[place])
         else:
             axes.set_axis_off()
-    entries = labels(figure)
-    if entries:
-        handles = [_handle(Line2D, shade, kind) for _, shade, kind in entries]
-        words = [words for words, *_ in entries]
-        drawn.legend(handles, words, loc="outside lower center", ncols=min(len(words), max(2, across + 1)))
+    if keys := legend(figure):
+        handles = [Line2D([], [], **_look(key)) for key in keys]
+        num = min(len(keys), max(2, across + 1))
+        drawn.legend(handles, [key.words for key in keys], loc="outside lower center", ncols=num)
     return drawn
 
 
@@ -110,7 +110,8 @@ def _one(panel: Panel, across: int) -> Any:
 
 
 def _panel(axes: Any, panel: Panel) -> None:
-    axes.set_title(panel.title)
+    axes.set_title(panel.title[:1].upper() + panel.title[1:])
+    axes.margins(y=0.1)
     axes.set(xlabel=panel.x_label, ylabel=panel.y_label)
     if panel.heat is not None:
         _heat(axes, panel.heat)
@@ -169,12 +170,13 @@ def _heat(axes: Any, heat: Heat) -> None:
         side.set_visible(False)
 
 
-def _handle(make: Any, shade: str, kind: str) -> Any:
-    if "level" in kind:
-        return make([], [], color=shade, linestyle=(0, (2, 2)) if "paper" in kind else (0, (6, 3)), linewidth=1.1)
-    if kind == "paper":
-        return make([], [], color=shade, linestyle=(0, (3, 2)), marker="o", markerfacecolor=PAPER, linewidth=1.2)
-    return make([], [], color=shade, marker="o")
+def _look(key: Key) -> dict[str, Any]:
+    shade = color(key.color)
+    if key.is_level:
+        return {"color": shade, "linestyle": (0, (2, 2)) if key.paper else (0, (6, 3)), "linewidth": 1.1}
+    if key.paper:
+        return {"color": shade, "linestyle": (0, (3, 2)), "marker": "o", "markerfacecolor": PAPER, "linewidth": 1.2}
+    return {"color": shade, "marker": "o" if key.has_mark else ""}
 
 
 def _svg(drawn: Any) -> bytes:
@@ -200,7 +202,7 @@ def _for_page(drawn: Any, prefix: str, title: str) -> str:
     body = re.sub(r' id="([^"]+)"', lambda m: f' id="{prefix}-{m[1]}"' if m[1] in used else "", body)
     body = re.sub(r'(xlink:href="#|url\(#)', rf"\1{prefix}-", body).replace("xlink:href", "href")
     body = re.sub(r"\s*font-family: [^;\"]+;|\s*transform=\"rotate\(-0 [^)]*\)\"", "", body)
-    body = re.sub(r"\d+\.\d{3,}", lambda m: f"{float(m[0]):.2f}", body)
+    body = re.sub(r"<[^>]+>", lambda tag: re.sub(r"\d+\.\d{3,}", lambda m: f"{float(m[0]):.2f}", tag[0]), body)
     for shade, variable in _variables():
         body = body.replace(shade, variable)
     body = re.sub(r"\s+", " ", body).replace("> <", "><")

@@ -27,6 +27,7 @@ from vlmerge_cli.reports.document import (
     Verdict,
     Verdicts,
 )  # fmt: skip
+from vlmerge_cli.reports.draw import Key
 
 OUTCOMES = {HOLDS: "holds", FAILS: "fails", UNDECIDED: "undecided", UNMEASURED: "unmeasured"}  # classes
 #: Nothing may be fetched: the browser itself holds it.
@@ -34,9 +35,9 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inl
 _PLOT = (150, 12)  # size of the small interval beside a finding
 
 
-def render(document: Document, drawn: Mapping[str, Sequence[str]], legends: Mapping[str, Sequence[tuple[str, str, str]]]
+def render(document: Document, drawn: Mapping[str, Sequence[str]], legends: Mapping[str, Sequence[Key]]
            ) -> str:  # fmt: skip
-    """``drawn`` has the panels of each figure as SVG elements, ``legends`` the words, colour and kind of its lines.
+    """``drawn`` has the panels of each figure as SVG elements, ``legends`` the keys to its lines.
 
     A figure without panels is named and not shown.
     """
@@ -86,16 +87,14 @@ def _tally(document: Document) -> str:
     return f'<ul class="tally" aria-label="Claims by verdict">{"".join(chips)}</ul>' if chips else ""
 
 
-def _section(
-    section: Section, drawn: Mapping[str, Sequence[str]], legends: Mapping[str, Sequence[tuple[str, str, str]]]
-) -> str:
+def _section(section: Section, drawn: Mapping[str, Sequence[str]], legends: Mapping[str, Sequence[Key]]) -> str:
     blocks = [_block(block, drawn, legends) for block in section.blocks]
     slug = _slug(section.title)
     head = f'<section id="{slug}" aria-labelledby="{slug}-title">\n<h2 id="{slug}-title">{escape(section.title)}</h2>'
     return "\n".join([head, *blocks, "</section>"])
 
 
-def _block(block: Block, drawn: Mapping[str, Sequence[str]], legends: Mapping[str, Sequence[tuple[str, str, str]]]
+def _block(block: Block, drawn: Mapping[str, Sequence[str]], legends: Mapping[str, Sequence[Key]]
            ) -> str:  # fmt: skip
     match block:
         case Paragraph():
@@ -120,7 +119,7 @@ def _table(table: Table) -> str:
 <div class="scroll" tabindex="0" role="region" aria-labelledby="{table.name}-title">
 <table aria-labelledby="{table.name}-title">
 <thead>
-{_head(table.columns)}
+{_head(table)}
 </thead>
 <tbody>
 {body}
@@ -130,9 +129,11 @@ def _table(table: Table) -> str:
 </div>"""
 
 
-def _head(columns: tuple[Column, ...]) -> str:
+def _head(table: Table) -> str:
     """Groups above, where there are any, and below the headings that sort."""
-    leaves = "".join(_leaf(column) for column in columns)
+    columns = table.columns
+    texts = [all(isinstance(row[place], str) for row in table.rows) for place in range(len(columns))]
+    leaves = "".join(_leaf(column, is_text) for column, is_text in zip(columns, texts, strict=True))
     if not any(column.group for column in columns):
         return f"<tr>{leaves}</tr>"
     groups = []
@@ -143,8 +144,8 @@ def _head(columns: tuple[Column, ...]) -> str:
     return f'<tr class="groups">{"".join(groups)}</tr>\n<tr>{leaves}</tr>'
 
 
-def _leaf(column: Column) -> str:
-    kind = ' class="paper"' if column.paper else ""
+def _leaf(column: Column, is_text: bool) -> str:
+    kind = ' class="paper"' if column.paper else ' class="text"' if is_text else ""
     words = escape(column.title) or "&nbsp;"
     name = f' aria-label="{escape(column.full)}"' if column.group else ""
     return f'<th scope="col"{kind} aria-sort="none"><button type="button"{name}>{words}</button></th>'
@@ -173,25 +174,26 @@ def _shown(cell: Cell) -> str:
     return f"{cell.mean:.{cell.digits}f}{spread}"
 
 
-def _figure(figure: Figure, panels: Sequence[str], legend: Sequence[tuple[str, str, str]]) -> str:
+def _figure(figure: Figure, panels: Sequence[str], legend: Sequence[Key]) -> str:
     head = f'<figure id="{figure.name}" aria-labelledby="{figure.name}-title">\n<h3 id="{figure.name}-title">'
     head += f"{escape(figure.title)}</h3>"
     if not panels:
         shown = '<p class="note">Not drawn: matplotlib is not installed.</p>'
     else:
-        keys = "".join(f"<li>{_key(color, kind)}{escape(words)}</li>" for words, color, kind in legend)
+        keys = "".join(f"<li>{_key(key)}{escape(key.words)}</li>" for key in legend)
         shown = f'<ul class="legend" aria-label="Legend">{keys}</ul>\n' if keys else ""
         shown += f'<div class="panels across-{min(figure.across, 4)}">\n' + "\n".join(panels) + "\n</div>"
     note = f"{figure.alt} {figure.note}".strip()
     return f"{head}\n{shown}\n<figcaption>{escape(note)}</figcaption>\n</figure>"
 
 
-def _key(color: str, kind: str) -> str:
+def _key(key: Key) -> str:
     """A small picture of a line."""
-    dash = {"paper": "4 2.5", "paper level": "2 2", "level": "5 3"}.get(kind, "")
+    dash = ("2 2" if key.paper else "5 3") if key.is_level else "4 2.5" if key.paper else ""
+    color = f"var(--series-{key.color})"
     stroke = f' stroke-dasharray="{dash}"' if dash else ""
-    fill = "var(--page)" if kind == "paper" else color
-    mark = "" if "level" in kind else f'<circle cx="14" cy="6" r="3" fill="{fill}" stroke="{color}"/>'
+    fill = "var(--page)" if key.paper else color
+    mark = f'<circle cx="14" cy="6" r="3" fill="{fill}" stroke="{color}"/>' if key.has_mark else ""
     line = f'<path d="M1 6H27" stroke="{color}" stroke-width="1.6"{stroke}/>'
     return f'<svg class="key" viewBox="0 0 28 12" aria-hidden="true">{line}{mark}</svg>'
 
@@ -217,7 +219,7 @@ def _finding(finding: Finding, reach: float) -> str:
     kind = OUTCOMES[finding.outcome]
     return (
         f'<li class="{kind}">{_interval(finding, reach)}<span><b>{escape(finding.score)}</b> '
-        f"<em>{escape(finding.outcome)}</em> {escape(finding.numbers)}</span></li>"
+        f"<em>{escape(finding.outcome.removesuffix(' within the spread'))}</em> {escape(finding.numbers)}</span></li>"
     )
 
 

@@ -75,7 +75,7 @@ def write(found: Sequence[Record], out: Path) -> Written:
     made = document(found)
     drawn = draw.available()
     panels = {figure.name: draw.panel_svgs(figure) for figure in made.figures()} if drawn else {}
-    legends = {figure.name: draw.labels(figure) for figure in made.figures()}
+    legends = {figure.name: draw.legend(figure) for figure in made.figures()}
     files: dict[str, bytes] = {
         "index.html": html.render(made, panels, legends).encode(),
         "report.md": markdown.render(made, drawn).encode(),
