@@ -31,7 +31,7 @@ CURVES = {
     "regmean": ((-1.1, 0.4, 2.0), (-0.5, 0.4, 2.2), (0.2, 0.5, 2.0), (1.2, 0.5, 3.0), (2.3, 0.6, 2.2)),
 }
 SHARED = {"specific": 1.0, "custom-attn": 0.7, "custom-ffn": 0.33, "custom-ln": 0.05, "agnostic": 0.0}
-COSTS = {"seed": 40.0, "pretrain": 95.0, "merge": 0.4, "score": 6.0, "finetune": 14.0, "distance": 0.3}
+COSTS = {"seed phase": 40.0, "pre-training": 95.0, "merge": 0.4, "score": 6.0, "fine-tuning": 14.0, "distances": 0.3}
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def study(seeds: tuple[int, ...] = (1, 2, 3), widths: tuple[int, ...] = (64, 32)
     values = {
         "seeds": list(seeds), "steps": 1000, "batch_size": 32, "widths": list(widths), "k_seed": list(PHASES),
         "train_images": 8000, "val_images": 500, "test_images": 1000, "finetune_steps": STEPS, "num_layers": 4,
-        "fusion_layer": 2,
+        "fusion_layer": 2, "recipe_k_seed": 0.5,
     }  # fmt: skip
     found = [Record("study", {"preset": "full" if full else "quick"}, values)]
     for seed in seeds:
@@ -70,8 +70,11 @@ def study(seeds: tuple[int, ...] = (1, 2, 3), widths: tuple[int, ...] = (64, 32)
 def costs(found: list[Record]) -> list[Record]:
     machine = {"cpu": "A made processor", "num_cpus": 2, "memory_gb": 25, "python": "3.11", "torch": "2.13.0",
                "date": "2026-11-25", "workers": 2}  # fmt: skip
-    nodes = {f"{kind}-{n}": seconds for kind, seconds in COSTS.items() for n in range(8)}
-    return [Record("cost", {"node": node, **machine}, {"seconds": seconds}) for node, seconds in nodes.items()]
+    return [
+        Record("cost", {"node": f"seed{n}/{kind}", "kind": kind, **machine}, {"seconds": seconds})
+        for kind, seconds in COSTS.items()
+        for n in range(8)
+    ]
 
 
 def write(folder: Path, found: list[Record], spent: list[Record] | None = None) -> Path:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -25,14 +25,10 @@ def command(
     """Write RUN's records as one HTML page, Markdown, LaTeX, CSV tables and SVG and PNG figures."""
     from vlmerge_cli.reports import report
 
-    show(report.write(report.load(run), out or run / "report"), json)
-
-
-def show(written: Any, json: bool) -> None:
-    """What was written, on stdout; the verdicts where there are any."""
+    written = report.write(report.load(run), out or run / "report")
     verdicts = list(written.document.verdicts())
     if not written.has_figures:
-        console.warn("no figures: matplotlib is not installed; pip install 'vlmerge[plot]'")
+        console.warn(report.NO_FIGURES)
     if json:
         rows = [
             {"claim": v.claim, "source": v.source, "verdict": v.outcome,

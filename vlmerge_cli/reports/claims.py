@@ -32,7 +32,6 @@ from vlmerge_cli.reports.scores import (
 
 Findings = Iterator[Finding]
 SCORES = (VQA, RETRIEVAL, ZERO_SHOT, MATCHING)
-HALF = Pick(k_seed=0.5)
 
 
 @dataclass(frozen=True)
@@ -59,11 +58,12 @@ def longer_seed_loses_less(study: Study) -> Findings:
 
 
 def best_at_half(study: Study) -> Findings:
-    others = [Pick(k_seed=k) for k in study.k_seeds() if k != HALF.k_seed]
+    half = Pick(k_seed=0.5)
+    others = [Pick(k_seed=k) for k in study.k_seeds() if k != half.k_seed]
     for score in SCORES:
         for other in others:
-            names = (f"merged at K {_percent(0.5)}", _percent(other.k_seed))
-            yield from _above(study, [score], [(HALF.merged(), other.merged())], names)
+            names = (f"merged at {_percent(0.5)}", f"at {_percent(other.k_seed)}")
+            yield from _above(study, [score], [(half.merged(), other.merged())], names)
 
 
 def unmerged_gets_worse(study: Study) -> Findings:
@@ -72,20 +72,27 @@ def unmerged_gets_worse(study: Study) -> Findings:
 
 
 def vision_beats_language(study: Study) -> Findings:
-    return _above(study, SCORES, [(HALF.merged(1.0), HALF.merged(0.0))], ("vision only", "language only"))
+    return _above(
+        study, SCORES, [(study.recipe.merged(1.0), study.recipe.merged(0.0))], ("vision only", "language only")
+    )
 
 
 def interior_alpha_is_best(study: Study) -> Findings:
     for score in SCORES:
-        chosen = study.best(score, HALF, "interpolation", among=(0.5, 0.75))
+        chosen = study.best(score, study.recipe, "interpolation", among=(0.5, 0.75))
         if chosen:
             for other in (0.0, 0.25, 1.0):
-                yield from _above(study, [score], [(chosen, HALF.merged(other))], (f"α {chosen.at:g}", f"α {other:g}"))
+                yield from _above(
+                    study, [score], [(chosen, study.recipe.merged(other))], (f"α {chosen.at:g}", f"α {other:g}")
+                )
 
 
 def regmean_is_robust(study: Study) -> Findings:
     for score in SCORES:
-        tried = {at: study.values(score, HALF.merged(at, "regmean")) for at in study.tried(score, HALF, "regmean")}
+        tried = {
+            at: study.values(score, study.recipe.merged(at, "regmean"))
+            for at in study.tried(score, study.recipe, "regmean")
+        }
         seeds = set.intersection(*(set(v.by_seed) for v in tried.values())) if len(tried) > 1 else set()
         if seeds:
             columns = {s: [v.by_seed[s] for v in tried.values()] for s in sorted(seeds)}
@@ -97,14 +104,14 @@ def regmean_is_robust(study: Study) -> Findings:
 
 def interpolation_is_competitive(study: Study) -> Findings:
     for score in SCORES:
-        if other := study.best(score, HALF, "regmean"):
+        if other := study.best(score, study.recipe, "regmean"):
             names = ("interpolation α 0.75", f"RegMean γ {other.at:g}")
-            yield from _above(study, [score], [(HALF.merged(0.75), other)], names, -CLOSE)
+            yield from _above(study, [score], [(study.recipe.merged(0.75), other)], names, -CLOSE)
 
 
 def interpolation_beats_arithmetic(study: Study) -> Findings:
     for score in SCORES:
-        one, other = (study.best(score, HALF, method) for method in ("interpolation", "arithmetic"))
+        one, other = (study.best(score, study.recipe, method) for method in ("interpolation", "arithmetic"))
         if one and other:
             names = (f"interpolation α {one.at:g}", f"arithmetic λ {other.at:g}")
             yield from _above(study, [score], [(one, other)], names)
@@ -112,25 +119,25 @@ def interpolation_beats_arithmetic(study: Study) -> Findings:
 
 def smaller_lambda_is_better(study: Study) -> Findings:
     for score in SCORES:
-        tried = study.tried(score, HALF, "arithmetic")
-        points = {at: study.values(score, HALF.merged(at, "arithmetic")) for at in tried}
+        tried = study.tried(score, study.recipe, "arithmetic")
+        points = {at: study.values(score, study.recipe.merged(at, "arithmetic")) for at in tried}
         yield from _falls(score, points, "", lambda at: f"λ {at:g}")
 
 
 def custom_norms_keep(study: Study) -> Findings:
-    pick = replace(HALF, arch="custom-ln")
+    pick = replace(study.recipe, arch="custom-ln")
     return _above(study, SCORES, [(pick.merged(), pick)], ("merged", "unmerged"), -CLOSE)
 
 
 def custom_norms_start_lower(study: Study) -> Findings:
-    pairs = [(HALF, replace(HALF, arch="custom-ln"))]
+    pairs = [(study.recipe, replace(study.recipe, arch="custom-ln"))]
     return _above(study, SCORES, pairs, ("unmerged fully custom", "custom norms"))
 
 
 def specific_is_best_unmerged(study: Study) -> Findings:
     for arch in [name for name in ARCHITECTURES if name != "specific"]:
-        other = MAA if arch == "agnostic" else replace(HALF, arch=arch)
-        yield from _above(study, SCORES, [(HALF, other)], ("unmerged fully custom", ARCHITECTURES[arch]))
+        other = MAA if arch == "agnostic" else replace(study.recipe, arch=arch)
+        yield from _above(study, SCORES, [(study.recipe, other)], ("unmerged fully custom", ARCHITECTURES[arch]))
 
 
 def merged_is_on_a_par(study: Study) -> Findings:
@@ -160,7 +167,7 @@ def wider_loses_less(study: Study) -> Findings:
     for score in SCORES:
         for k in study.k_seeds(width=narrow):
             lost = [study.drop(score, Pick(k_seed=k, width=width)) for width in (narrow, wide)]
-            names = (f"lost at K {_percent(k)} by width {narrow}", f"by width {wide}")
+            names = (f"lost after {_percent(k)} by width {narrow}", f"by width {wide}")
             yield from _gap(score, lost[0], lost[1], names)
 
 
@@ -184,9 +191,9 @@ def l2_follows_least(study: Study) -> Findings:
 
 
 def merge_before_finetuning(study: Study) -> Findings:
-    for k in (0.0, 0.5):
+    for k in (0.0, study.recipe.k_seed):
         pick = Pick(k_seed=k)
-        names = (f"K {_percent(k)}, merged before fine-tuning", "after")
+        names = (f"seed phase {_percent(k)}, merged before fine-tuning", "after")
         yield from _above(study, SCORES, [(pick.merged(), pick.merged(order="after"))], names, CLOSE)
 
 

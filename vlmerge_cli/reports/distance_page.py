@@ -9,7 +9,7 @@ from typing import Any
 from vlmerge_cli.records import Record
 from vlmerge_cli.reports import paper
 from vlmerge_cli.reports.distances import DIGITS, LABELS, METRICS, natural
-from vlmerge_cli.reports.document import Block, Column, Figure, Line, Number, Panel, Paragraph, Section, Table
+from vlmerge_cli.reports.document import Block, Column, Figure, Number, Panel, Paragraph, Section, Table
 
 KINDS = ("distance",)
 MOST_ROWS = 40  # of one panel
@@ -52,17 +52,15 @@ def _blocks(pair: str, records: Sequence[Record]) -> list[Block]:
 
 
 def _figure(slug: str, parts: Sequence[Record], place: str, num: int) -> Figure:
-    """A panel a metric: values to the right, the rows down the side, the first layer on top."""
-    ticks = tuple((float(-n), str(r.at["where"])) for n, r in enumerate(parts))
+    """A panel a metric, a bar a row, the first layer on top."""
     panels = tuple(
         Panel(
-            LABELS[metric],
-            lines=(Line("", tuple(float(r.values[metric]) for r in parts), tuple(y for y, _ in ticks), color=n),),
-            y_ticks=ticks,
+            LABELS[metric], bars=tuple((str(r.at["where"]), float(r.values[metric])) for r in parts),
+            digits=DIGITS[metric] + 1, color=number,
         )
-        for n, metric in enumerate(METRICS)
+        for number, metric in enumerate(METRICS)
         if all(metric in r.values for r in parts)
-    )
+    )  # fmt: skip
     left_out = f" The first {MOST_ROWS} of {num}." if num > len(parts) else ""
     return Figure(f"by-{place}-{slug}", f"By {place}", panels, f"The four distances by {place}.{left_out}")
 

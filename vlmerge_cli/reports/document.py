@@ -69,7 +69,6 @@ class Line:
     paper: bool = False
     marks_only: bool = False
     plain: bool = False  # without marks, for many points
-    faint: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,10 @@ class Heat:
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes. Ticks are (place, words); with none given they are numbers."""
+    """One pair of axes with lines, a heat map, or ``bars`` of (words, value) from the top.
+
+    Ticks are (place, words); without them they are numbers.
+    """
 
     title: str
     x_label: str = ""
@@ -102,10 +104,11 @@ class Panel:
     lines: tuple[Line, ...] = ()
     levels: tuple[Level, ...] = ()
     heat: Heat | None = None
+    bars: tuple[tuple[str, float], ...] = ()
+    digits: int = 3  # of the numbers beside bars
+    color: int = 0  # of bars
     x_ticks: tuple[tuple[float, str], ...] = ()
-    y_ticks: tuple[tuple[float, str], ...] = ()
     marks: tuple[float, ...] = ()  # x of dotted vertical lines
-    log_y: bool = False
 
 
 @dataclass(frozen=True)

@@ -84,9 +84,8 @@ def _whole(figure: Figure) -> Any:
 
     across = min(figure.across, len(figure.panels))
     down = math.ceil(len(figure.panels) / across)
-    drawn = Drawn(
-        figsize=(2.9 * across if across > 1 else 4.6, 2.5 * down + 0.5), layout="constrained", facecolor=PAPER
-    )
+    size = (2.9 * across if across > 1 else 4.6, _height(figure.panels[0], 2.5) * down + 0.5)
+    drawn = Drawn(figsize=size, layout="constrained", facecolor=PAPER)
     grid = drawn.subplots(down, across, squeeze=False)
     for place, axes in enumerate(grid.flat):
         if place < len(figure.panels):
@@ -104,9 +103,15 @@ def _one(panel: Panel, across: int) -> Any:
     from matplotlib.figure import Figure as Drawn
 
     width = 2.6 if across > 3 else 3.3 if across == 3 else 4.2
-    drawn = Drawn(figsize=(width, 2.3 if across > 3 else 2.6), layout="constrained", facecolor="none")
+    drawn = Drawn(figsize=(width, _height(panel, 2.3 if across > 3 else 2.6)), layout="constrained", facecolor="none")
     _panel(drawn.subplots(), panel)
     return drawn
+
+
+def _height(panel: Panel, usual: float) -> float:
+    """Of a panel in inches: room for every bar, and for every row of a heat map."""
+    rows = len(panel.bars) or (len(panel.heat.rows) if panel.heat else 0)
+    return max(0.24 * rows + 0.5, usual if not panel.bars else 0.0)
 
 
 def _panel(axes: Any, panel: Panel) -> None:
@@ -116,8 +121,9 @@ def _panel(axes: Any, panel: Panel) -> None:
     if panel.heat is not None:
         _heat(axes, panel.heat)
         return
-    if panel.log_y:
-        axes.set_yscale("log")
+    if panel.bars:
+        _bars(axes, panel)
+        return
     for x in panel.marks:
         axes.axvline(x, color=INK, linestyle=":", linewidth=0.8)
     for level in panel.levels:
@@ -125,12 +131,12 @@ def _panel(axes: Any, panel: Panel) -> None:
         axes.axhline(level.y, color=color(level.color), linestyle=style, linewidth=1.1)
     for line in panel.lines:
         _line(axes, line)
-    for axis, ticks in ((axes.xaxis, panel.x_ticks), (axes.yaxis, panel.y_ticks)):
-        if ticks:
-            axis.set_ticks([place for place, _ in ticks], [words for _, words in ticks])
     if panel.x_ticks:
+        axes.set_xticks([place for place, _ in panel.x_ticks], [words for _, words in panel.x_ticks])
         axes.set_xlim(min(p for p, _ in panel.x_ticks) - 0.5, max(p for p, _ in panel.x_ticks) + 0.5)
         axes.grid(visible=False, axis="x")
+    else:
+        axes.locator_params(axis="x", nbins=5)
     axes.tick_params(length=0)
 
 
@@ -142,7 +148,7 @@ def _line(axes: Any, line: Line) -> None:
     elif line.spread:
         axes.errorbar(line.x, line.y, line.spread, color=shade, linestyle="none", linewidth=1.1, capsize=2)
     axes.plot(
-        line.x, line.y, color=shade, alpha=0.45 if line.faint else None, marker="" if line.plain else "o",
+        line.x, line.y, color=shade, marker="" if line.plain else "o",
         linestyle="none" if line.marks_only else (0, (3, 2)) if line.paper else "-",
         markerfacecolor=PAPER if line.paper else shade, linewidth=1.2 if line.paper or line.plain else None,
     )  # fmt: skip
@@ -168,6 +174,21 @@ def _heat(axes: Any, heat: Heat) -> None:
     axes.tick_params(length=0)
     for side in axes.spines.values():
         side.set_visible(False)
+
+
+def _bars(axes: Any, panel: Panel) -> None:
+    """Bars from 0, each with its number at its end."""
+    places = range(len(panel.bars))
+    values = [value for _, value in panel.bars]
+    axes.barh(places, values, height=0.62, color=color(panel.color), alpha=0.75, linewidth=0)
+    for place, value in enumerate(values):
+        axes.text(value, place, f" {value:.{panel.digits}f}", va="center", fontsize=8)
+    axes.set_yticks(places, [words for words, _ in panel.bars])
+    axes.set(xlim=(0, 1.22 * (max(values) or 1.0)), ylim=(len(values) - 0.5, -0.5))
+    axes.set_xticks([])
+    axes.grid(visible=False)
+    axes.tick_params(length=0)
+    axes.spines["bottom"].set_visible(False)
 
 
 def _look(key: Key) -> dict[str, Any]:

@@ -33,6 +33,9 @@ PAGES = (
 )
 
 
+NO_FIGURES = "no figures: matplotlib is not installed; pip install 'vlmerge[plot]'"
+
+
 @dataclass(frozen=True)
 class Written:
     """A report on disk."""

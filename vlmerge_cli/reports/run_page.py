@@ -23,22 +23,23 @@ def subtitle(records: Sequence[Record]) -> str:
 
 def sections(records: Sequence[Record]) -> list[Section]:
     curves = {kind: _curves(r for r in records if r.kind == kind) for kind in KINDS}
-    names = list(dict.fromkeys(name for kind in KINDS for name in curves[kind]))
+    names = sorted(dict.fromkeys(name for kind in KINDS for name in curves[kind]), key=lambda name: name != "loss")
     groups = (
         ("losses", "Losses", [name for name in names if _is_loss(name)]),
         ("scores", "Scores", [name for name in names if not _is_loss(name) and name not in (*_SPEEDS, "lr")]),
         ("machine", "Learning rate and speed", [name for name in names if name in ("lr", *_SPEEDS)]),
     )
     ends = _phase_ends(records)
-    found = [
-        Section(title, (Figure(
+    figures = tuple(
+        Figure(
             slug, title, tuple(_panel(name, curves, ends) for name in own), f"Curves over the steps: {_listed(own)}.",
-            "Dotted: where a phase ends." if ends else "", across=2 if len(own) < 3 else 3,
-        ),))
+            "Dotted: where a phase ends." if ends else "", across=3,
+        )
         for slug, title, own in groups if own
-    ]  # fmt: skip
+    )  # fmt: skip
     table = _table(curves)
-    return [Section("Where it ended", (table,)), *found] if table else found
+    ended = [Section("Where it ended", (table,))] if table else []
+    return [*ended, Section("Curves", figures)]
 
 
 def _curves(records: Iterable[Record]) -> dict[str, dict[int, float]]:

@@ -114,8 +114,14 @@ class Study:
 
     @property
     def width(self) -> int:
-        """The main one: the widest."""
-        return self.widths[0] if self.widths else 0
+        """The main one: the study's first, the widest of those that have records if it does not say."""
+        said = self.info.get("widths") or [0]
+        return int(said[0]) if said[0] in self.widths else max(self.widths, default=0)
+
+    @property
+    def recipe(self) -> Pick:
+        """The model that methods, architectures and tasks are compared on: in the paper after half of the steps."""
+        return Pick(k_seed=float(self.info.get("recipe_k_seed", 0.5)))
 
     def of(self, kind: str) -> list[Record]:
         return [record for record in self.records if record.kind == kind]
@@ -157,11 +163,11 @@ class Study:
         return pick.merged(max(found, key=lambda at: found[at]), method) if found else None
 
     def ours(self, score: Score, width: int = 0) -> Pick | None:
-        """Interpolation after a seed phase of half the steps, at the α that validates best on this score.
+        """The recipe's model, merged by interpolation at the α that validates best on this score.
 
         Where nothing was validated: the paper's α, else 0.5, else the first there is; None without any score.
         """
-        pick = Pick(k_seed=0.5, width=width)
+        pick = replace(self.recipe, width=width)
         tested = self.tried(score, pick, "interpolation")
         at = next((a for a in (0.75, 0.5) if a in tested), tested[0] if tested else math.nan)
         return self.best(score, pick, "interpolation") or (pick.merged(at) if tested else None)
@@ -240,4 +246,4 @@ def words(name: str) -> str:
         return _WORDS[name]
     if name[:3] in ("tr_", "ir_"):
         return f"{name[:2].upper()}@{name[3:]}"
-    return name.replace("_", " ")
+    return " ".join(_WORDS.get(part, part) for part in name.split("_"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -71,7 +72,7 @@ def figure_4(study: Study) -> Figure | None:
 
     def own(score: Score) -> list[Line]:
         return [
-            _line(label, {place + _ASIDE[color]: study.values(score, way(Pick(arch, 0.5)))
+            _line(label, {place + _ASIDE[color]: study.values(score, way(replace(study.recipe, arch=arch)))
                           for place, arch in enumerate(names)}, color, marks_only=True)
             for label, way, color in _WAYS
         ]  # fmt: skip
@@ -86,14 +87,14 @@ def figure_4(study: Study) -> Figure | None:
     return Figure(
         "figure-4", "What the experts own (the paper’s Figure 4)", tuple(panels),
         "Scores before and after merging for four architectures, with the agnostic model as a line.",
-        "Seed phase of half the steps; merged by interpolation at α = 0.5. The paper gives no numbers for the custom "
-        "architectures, only the picture.",
+        f"Seed phase of {100 * study.recipe.k_seed:g} % of the steps; merged by interpolation at α = 0.5. "
+        "The paper gives no numbers for the custom architectures, only the picture.",
     )  # fmt: skip
 
 
 def settings(study: Study) -> Figure | None:
     """Scores over α, λ and γ, one row of panels a score."""
-    half = Pick(k_seed=0.5)
+    half = study.recipe
     panels = []
     for score, unit in SCORES:
         before = study.values(score, half)
@@ -109,7 +110,7 @@ def settings(study: Study) -> Figure | None:
     return Figure(
         "settings", "The settings of the methods", tuple(panels),
         "Scores of merged models over alpha, lambda and gamma, with the unmerged model as a line.",
-        "Seed phase of half the steps.", across=3,
+        f"Seed phase of {100 * half.k_seed:g} % of the steps.", across=3,
     )  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -95,7 +94,7 @@ def costs(records: Iterable[Record]) -> list[Block]:
     found = list(records)
     seconds: dict[str, list[float]] = defaultdict(list)
     for record in found:
-        seconds[_kind(str(record.at.get("node", "")))].append(float(record.values.get("seconds", 0.0)))
+        seconds[str(record.at.get("kind", "node"))].append(float(record.values.get("seconds", 0.0)))
     if not seconds:
         return []
     rows = [
@@ -146,11 +145,6 @@ def _if_any(table: Table) -> Table | None:
     """The table, if one of its cells beside the first is a number of ours."""
     own = [place for place, column in enumerate(table.columns) if place and not column.paper]
     return table if any(isinstance(row[place], Number) for row in table.rows for place in own) else None
-
-
-def _kind(node: str) -> str:
-    """What a node's name begins with: its kind."""
-    return re.split(r"[/:.\s]|-(?=\d)|(?=\d)", node, maxsplit=1)[0].strip("-_") or "node"
 
 
 def _said(value: Any) -> str:

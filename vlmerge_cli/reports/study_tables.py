@@ -54,7 +54,7 @@ def table_1(study: Study) -> Table:
 
 def table_2(study: Study, method: str) -> Table:
     letter = {"interpolation": "a", "arithmetic": "b", "regmean": "c"}[method]
-    half = Pick(k_seed=0.5)
+    half = study.recipe
     published = paper.TABLE_2[method]
     tried = {at for score in (VQA, RETRIEVAL, ZERO_SHOT, MATCHING) for at in study.tried(score, half, method)}
     rows: list[tuple[Cell, ...]] = []
@@ -68,7 +68,7 @@ def table_2(study: Study, method: str) -> Table:
         for score in (VQA, RETRIEVAL, ZERO_SHOT, MATCHING)
         if (best := study.best(score, half, method))
     ]
-    note = "The seed phase took half of the steps."
+    note = f"The seed phase took {_percent(half.k_seed)} of the steps."
     if chosen:
         note += f" Best {SYMBOL[method]} on the validation split: {'; '.join(chosen)}."
     title = f"{_name(method)} by {SYMBOL[method]} (the paper’s Table 2{letter})"
@@ -89,7 +89,7 @@ def table_4(study: Study) -> Table:
         (VQA, "VQA"), (NLVR2, "NLVR²"), (TR, "retrieval, TR"), (IR, "retrieval, IR"),
         (FLICKR_TR, "Flickr30k, TR"), (FLICKR_IR, "Flickr30k, IR"),
     )  # fmt: skip
-    width = study.widths[-1] if len(study.widths) > 1 else 0
+    width = next((w for w in study.widths if w != study.width), 0)
     title = f"A narrower model, width {width or '–'} (the paper’s Table 4: ViT-Tiny/16)"
     return _recipe(study, "table-4", title, scores, paper.TABLE_4, width, ZERO)
 
@@ -211,7 +211,8 @@ def _recipe(
             cells += [own.get((row, score))] * (score in have) + [_paper(number)]
         rows.append((*cells, *(own.get((row, score)) for score, _ in more)))
     used = [f"{label}: {pick.at:g}" for score, label in every if (pick := chosen.get(score))]
-    recipe = "Ours: a seed phase of half the steps, interpolation at the α that is best on the validation split"
+    recipe = f"Ours: a seed phase of {_percent(study.recipe.k_seed)} of the steps, interpolation at the α that is best "
+    recipe += "on the validation split"
     recipe += f" ({'; '.join(used)})." if used else "."
     recipe += f" The paper took {paper.OURS_ALPHA:g} throughout."
     return Table(name, title, tuple(columns), tuple(rows), f"{recipe} {note}".strip())

@@ -72,7 +72,7 @@ def _table(number: int, names: Sequence[str], bare: Sequence[Record], merged: Se
     rows: list[tuple[Cell, ...]] = []
     for record in (*bare[:1], *merged):
         merge = record.at.get("merge")
-        settings = [None if merge is None else _cell(merge["settings"].get(name)) for name in names]
+        settings = [None if merge is None else _setting(merge["settings"].get(name)) for name in names]
         numbers = [_cell(record.values.get(name)) for name in scores]
         rows.append(("as it is" if merge is None else str(merge["method"]), *settings, *numbers))
     return Table(f"sweep-{number}", "All points", columns, tuple(rows))
@@ -113,6 +113,11 @@ def _scoring(at: Mapping[str, Any]) -> str:
 
 def _cell(value: Any) -> Cell:
     return None if value is None else Number(float(value)) if _is_number(value) else str(value)
+
+
+def _setting(value: Any) -> Cell:
+    """A number with the digits that it has."""
+    return Number(float(value), None, len(f"{value:g}".partition(".")[2])) if _is_number(value) else _cell(value)
 
 
 def _is_number(value: Any) -> bool:
