@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from vlmerge_cli.reports.distances import LABELS, METRICS, correlations
-from vlmerge_cli.reports.document import Finding, Verdict
+from vlmerge_cli.reports.document import UNMEASURED, Finding, Verdict
 from vlmerge_cli.reports.judging import judge, slope, together
-from vlmerge_cli.reports.paper import CLOSE
+from vlmerge_cli.reports.paper import CLOSE, K_SEED
 from vlmerge_cli.reports.scores import (
     ARCHITECTURES,
     CLASSIFICATION,
@@ -48,7 +48,8 @@ def verdicts(study: Study) -> tuple[Verdict, ...]:
 
 
 def much_is_lost(study: Study) -> Findings:
-    return _above(study, SCORES, [(MSA, MB)], ("unmerged", "merged"), CLOSE)
+    for score in SCORES:
+        yield from _above(study, score, ("unmerged", MSA), {"merged": MB}, CLOSE)
 
 
 def longer_seed_loses_less(study: Study) -> Findings:
@@ -58,12 +59,10 @@ def longer_seed_loses_less(study: Study) -> Findings:
 
 
 def best_at_half(study: Study) -> Findings:
-    half = Pick(k_seed=0.5)
-    others = [Pick(k_seed=k) for k in study.k_seeds() if k != half.k_seed]
+    half = (f"merged at {_percent(0.5)}", Pick(k_seed=0.5).merged())
+    phases = sorted({*study.k_seeds(), *K_SEED} - {0.5})
     for score in SCORES:
-        for other in others:
-            names = (f"merged at {_percent(0.5)}", f"at {_percent(other.k_seed)}")
-            yield from _above(study, [score], [(half.merged(), other.merged())], names)
+        yield from _above(study, score, half, {f"at {_percent(k)}": Pick(k_seed=k).merged() for k in phases})
 
 
 def unmerged_gets_worse(study: Study) -> Findings:
@@ -72,49 +71,43 @@ def unmerged_gets_worse(study: Study) -> Findings:
 
 
 def vision_beats_language(study: Study) -> Findings:
-    return _above(
-        study, SCORES, [(study.recipe.merged(1.0), study.recipe.merged(0.0))], ("vision only", "language only")
-    )
+    vision, language = study.recipe.merged(1.0), study.recipe.merged(0.0)
+    for score in SCORES:
+        yield from _above(study, score, ("vision only", vision), {"language only": language})
 
 
 def interior_alpha_is_best(study: Study) -> Findings:
+    others = {f"α {at:g}": study.recipe.merged(at) for at in (0.0, 0.25, 1.0)}
     for score in SCORES:
-        chosen = study.best(score, study.recipe, "interpolation", among=(0.5, 0.75))
-        if chosen:
-            for other in (0.0, 0.25, 1.0):
-                yield from _above(
-                    study, [score], [(chosen, study.recipe.merged(other))], (f"α {chosen.at:g}", f"α {other:g}")
-                )
+        if chosen := study.best(score, study.recipe, "interpolation", among=(0.5, 0.75)):
+            yield from _above(study, score, (f"α {chosen.at:g}", chosen), others)
 
 
 def regmean_is_robust(study: Study) -> Findings:
     for score in SCORES:
-        tried = {
-            at: study.values(score, study.recipe.merged(at, "regmean"))
-            for at in study.tried(score, study.recipe, "regmean")
-        }
-        seeds = set.intersection(*(set(v.by_seed) for v in tried.values())) if len(tried) > 1 else set()
-        if seeds:
-            columns = {s: [v.by_seed[s] for v in tried.values()] for s in sorted(seeds)}
-            spans = {seed: max(column) - min(column) for seed, column in columns.items()}
-            left = Values({s: CLOSE - span for s, span in spans.items()}, 2 * next(iter(tried.values())).variance)
-            numbers = f"best γ minus worst γ {Values(spans).number()}, what is left of {CLOSE:g} points"
+        tried = [study.recipe.merged(at, "regmean") for at in study.tried(score, study.recipe, "regmean")]
+        found = [study.values(score, pick) for pick in tried]
+        seeds = set.intersection(*(set(values.by_seed) for values in found)) if len(found) > 1 else set()
+        columns = {seed: [values.by_seed[seed] for values in found] for seed in sorted(seeds)}
+        if columns:
+            spans = Values({seed: max(column) - min(column) for seed, column in columns.items()})
+            left = Values({seed: CLOSE - span for seed, span in spans.by_seed.items()}, 2 * found[0].variance)
+            numbers = f"best γ minus worst γ {spans.number()}, what is left of {CLOSE:g} points"
             yield judge(left, score.label, numbers, beside=not score.finetuned)
 
 
 def interpolation_is_competitive(study: Study) -> Findings:
+    interpolation = ("interpolation α 0.75", study.recipe.merged(0.75))
     for score in SCORES:
         if other := study.best(score, study.recipe, "regmean"):
-            names = ("interpolation α 0.75", f"RegMean γ {other.at:g}")
-            yield from _above(study, [score], [(study.recipe.merged(0.75), other)], names, -CLOSE)
+            yield from _above(study, score, interpolation, {f"RegMean γ {other.at:g}": other}, -CLOSE)
 
 
 def interpolation_beats_arithmetic(study: Study) -> Findings:
     for score in SCORES:
         one, other = (study.best(score, study.recipe, method) for method in ("interpolation", "arithmetic"))
         if one and other:
-            names = (f"interpolation α {one.at:g}", f"arithmetic λ {other.at:g}")
-            yield from _above(study, [score], [(one, other)], names)
+            yield from _above(study, score, (f"interpolation α {one.at:g}", one), {f"arithmetic λ {other.at:g}": other})
 
 
 def smaller_lambda_is_better(study: Study) -> Findings:
@@ -126,56 +119,52 @@ def smaller_lambda_is_better(study: Study) -> Findings:
 
 def custom_norms_keep(study: Study) -> Findings:
     pick = replace(study.recipe, arch="custom-ln")
-    return _above(study, SCORES, [(pick.merged(), pick)], ("merged", "unmerged"), -CLOSE)
+    for score in SCORES:
+        yield from _above(study, score, ("merged", pick.merged()), {"unmerged": pick}, -CLOSE)
 
 
 def custom_norms_start_lower(study: Study) -> Findings:
-    pairs = [(study.recipe, replace(study.recipe, arch="custom-ln"))]
-    return _above(study, SCORES, pairs, ("unmerged fully custom", "custom norms"))
+    norms = replace(study.recipe, arch="custom-ln")
+    for score in SCORES:
+        yield from _above(study, score, ("unmerged fully custom", study.recipe), {"custom norms": norms})
 
 
 def specific_is_best_unmerged(study: Study) -> Findings:
-    for arch in [name for name in ARCHITECTURES if name != "specific"]:
-        other = MAA if arch == "agnostic" else replace(study.recipe, arch=arch)
-        yield from _above(study, SCORES, [(study.recipe, other)], ("unmerged fully custom", ARCHITECTURES[arch]))
+    others = {name: MAA if arch == MAA.arch else replace(study.recipe, arch=arch)
+              for arch, name in ARCHITECTURES.items() if arch != study.recipe.arch}  # fmt: skip
+    for score in SCORES:
+        yield from _above(study, score, ("unmerged fully custom", study.recipe), others)
 
 
 def merged_is_on_a_par(study: Study) -> Findings:
     for score in SCORES:
         if ours := study.ours(score):
-            names = (f"merged α {ours.at:g}", "agnostic from scratch")
-            yield from _above(study, [score], [(ours, MAA)], names, -CLOSE)
+            yield from _above(study, score, (f"merged α {ours.at:g}", ours), {"agnostic from scratch": MAA}, -CLOSE)
 
 
 def ours_beats_baseline(study: Study) -> Findings:
-    for score in (NLVR2, RETRIEVAL, ZERO_SHOT):
-        if ours := study.ours(score):
-            yield from _above(study, [score], [(ours, MB)], (f"ours α {ours.at:g}", "merging baseline"))
+    return _ours(study, (NLVR2, RETRIEVAL, ZERO_SHOT), {"merging baseline": MB})
 
 
 def ours_matches_on_vision(study: Study) -> Findings:
-    for score in (CLASSIFICATION, SEGMENTATION):
-        for other, name in ((MSA, "MSA"), (MAA, "MAA")):
-            if ours := study.ours(score):
-                yield from _above(study, [score], [(ours, other)], (f"ours α {ours.at:g}", name), -CLOSE)
+    return _ours(study, (CLASSIFICATION, SEGMENTATION), {"MSA": MSA, "MAA": MAA}, -CLOSE)
 
 
 def wider_loses_less(study: Study) -> Findings:
-    if len(study.widths) < 2:
-        return
-    wide, narrow = study.widths[0], study.widths[-1]
-    for score in SCORES:
-        for k in study.k_seeds(width=narrow):
-            lost = [study.drop(score, Pick(k_seed=k, width=width)) for width in (narrow, wide)]
-            names = (f"lost after {_percent(k)} by width {narrow}", f"by width {wide}")
-            yield from _gap(score, lost[0], lost[1], names)
+    for narrow in [width for width in study.widths if width < study.width]:
+        for score in SCORES:
+            for k in study.k_seeds(width=narrow):
+                lost = [study.drop(score, Pick(k_seed=k, width=width)) for width in (narrow, study.width)]
+                names = (f"width {narrow} loses after {_percent(k)}", f"width {study.width}")
+                yield from _gap(score, lost[0], lost[1], names)
 
 
 def drop_follows_distance(study: Study) -> Findings:
     for score, found in _correlations(study):
         for metric in METRICS:
             if r := found[metric]:
-                yield judge(r, score.label, f"r of {LABELS[metric]}", digits=3, beside=not score.finetuned)
+                numbers = f"r of {LABELS[metric]} {r.number(3)}"
+                yield judge(r, score.label, numbers, digits=3, beside=not score.finetuned)
 
 
 def tssd_follows_best(study: Study) -> Findings:
@@ -191,10 +180,11 @@ def l2_follows_least(study: Study) -> Findings:
 
 
 def merge_before_finetuning(study: Study) -> Findings:
-    for k in (0.0, study.recipe.k_seed):
-        pick = Pick(k_seed=k)
-        names = (f"seed phase {_percent(k)}, merged before fine-tuning", "after")
-        yield from _above(study, SCORES, [(pick.merged(), pick.merged(order="after"))], names, CLOSE)
+    for score in SCORES:
+        for k in (0.0, study.recipe.k_seed):
+            before, after = (Pick(k_seed=k).merged(order=order) for order in ("before", "after"))
+            first = (f"seed phase {_percent(k)}: merged before fine-tuning", before)
+            yield from _above(study, score, first, {"after": after}, CLOSE)
 
 
 CLAIMS = {
@@ -256,12 +246,34 @@ CLAIMS = {
 }  # fmt: skip
 
 
-def _above(study: Study, scores: Iterable[Score], pairs: Iterable[tuple[Pick, Pick]], names: tuple[str, str],
-           least: float = 0.0) -> Findings:  # fmt: skip
-    """Whether the first of each pair is above the second by more than ``least`` points."""
+def _above(
+    study: Study, score: Score, first: tuple[str, Pick], others: Mapping[str, Pick], least: float = 0.0
+) -> Findings:
+    """Whether ``first`` is above each of ``others`` by more than ``least`` points.
+
+    Where some of them have no record, that is a finding of its own: then the claim was not measured as a whole.
+    """
+    values = study.values(score, first[1])
+    missing = []
+    for name, pick in others.items():
+        found = list(_gap(score, values, study.values(score, pick), (first[0], name), least))
+        yield from found
+        if not found:
+            missing.append(name)
+    if 0 < len(missing) < len(others):
+        yield _lacking(score, f"no record of {', '.join(missing)}")
+
+
+def _ours(study: Study, scores: Iterable[Score], others: Mapping[str, Pick], least: float = 0.0) -> Findings:
+    """The recipe's merge against ``others``; all of the fine-tuned scores are part of the claim."""
+    found: dict[Score, list[Finding]] = {}
     for score in scores:
-        for one, other in pairs:
-            yield from _gap(score, study.values(score, one), study.values(score, other), names, least)
+        ours = study.ours(score)
+        found[score] = list(_above(study, score, (f"ours α {ours.at:g}", ours), others, least)) if ours else []
+        yield from found[score]
+    without = [score for score in found if score.finetuned and not found[score]]
+    if any(found.values()):
+        yield from (_lacking(score, "no record") for score in without)
 
 
 def _gap(score: Score, one: Values, other: Values, names: tuple[str, str], least: float = 0.0, digits: int = 2
@@ -269,6 +281,10 @@ def _gap(score: Score, one: Values, other: Values, names: tuple[str, str], least
     if gap := one.minus(other):
         numbers = f"{names[0]} {one.number(digits)}, {names[1]} {other.number(digits)}"
         yield judge(gap, score.label, numbers, least, digits, not score.finetuned)
+
+
+def _lacking(score: Score, what: str) -> Finding:
+    return Finding(score.label, UNMEASURED, what, beside=not score.finetuned)
 
 
 def _falls(score: Score, points: Mapping[float, Values], what: str = "", place: Callable[[float], str] | None = None

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from itertools import groupby
+from math import isnan
 
 from vlmerge_cli.reports.document import (
     FAILS,
@@ -206,8 +207,8 @@ def _card(verdict: Verdict) -> str:
     )
     if not verdict.findings:
         return f'<div class="verdict" id="claim-{verdict.name}"><div class="head">{head}</div></div>'
-    reach = max(abs(f.gap) + 2 * (f.error if f.error == f.error else 0) for f in verdict.findings)
-    reach = max(reach, *(abs(f.least) for f in verdict.findings)) or 1.0
+    ends = [abs(f.gap) + 2 * (0.0 if isnan(f.error) else f.error) for f in verdict.findings if not isnan(f.gap)]
+    reach = max([*ends, *(abs(f.least) for f in verdict.findings)]) or 1.0
     rows = "".join(_finding(finding, reach) for finding in verdict.findings)
     return (
         f'<details class="verdict" id="claim-{verdict.name}"><summary class="head">{head}</summary>'
@@ -225,12 +226,14 @@ def _finding(finding: Finding, reach: float) -> str:
 
 def _interval(finding: Finding, reach: float) -> str:
     """The difference and two standard errors to both sides; the upright line is the limit."""
+    if isnan(finding.gap):
+        return "<span></span>"
     width, height = _PLOT
 
     def x(value: float) -> float:
         return round(width / 2 + (width / 2 - 5) * value / reach, 2)
 
-    error = 2 * finding.error if finding.error == finding.error else 0.0
+    error = 0.0 if isnan(finding.error) else 2 * finding.error
     middle = height / 2
     low, high = x(finding.gap - error), x(finding.gap + error)
     return (

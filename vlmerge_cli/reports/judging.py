@@ -42,15 +42,15 @@ def judge(gap: Values, score: str, numbers: str, least: float = 0.0, digits: int
 def together(findings: Iterable[Finding]) -> str:
     """One outcome of several: a claim fails with its first score, and holds when it holds on all.
 
-    Scores of a kind that the paper does not have count only where there is no other.
+    Scores of a kind that the paper does not have count only where there is no other. A claim of which a part lacks
+    records can fail, but was not measured as a whole.
     """
     found = list(findings)
     outcomes = {finding.outcome for finding in found if not finding.beside} or {finding.outcome for finding in found}
-    if not outcomes:
-        return UNMEASURED
-    if FAILS in outcomes:
-        return FAILS
-    return HOLDS if outcomes == {HOLDS} else UNDECIDED
+    for outcome in (FAILS, UNMEASURED, UNDECIDED, HOLDS):
+        if outcome in outcomes:
+            return outcome
+    return UNMEASURED
 
 
 def slope(points: Mapping[float, Values]) -> Values:

@@ -12,6 +12,7 @@ from vlmerge_cli.reports.scores import words
 KINDS = ("train", "validation")
 _LOSSES = ("loss", "itc", "itm", "mlm")
 _SPEEDS = ("samples_per_second", "tokens_per_second")
+Curves = dict[str, dict[str, dict[int, float]]]  # by kind, name and step
 _SPLIT = {"train": "training", "validation": "validation"}
 
 
@@ -32,7 +33,7 @@ def sections(records: Sequence[Record]) -> list[Section]:
     ends = _phase_ends(records)
     figures = tuple(
         Figure(
-            slug, title, tuple(_panel(name, curves, ends) for name in own), f"Curves over the steps: {_listed(own)}.",
+            slug, title, tuple(panel for name in own for panel in _panels(name, curves, ends)), f"Curves over the steps: {_listed(own)}.",
             "Dotted: where a phase ends." if ends else "", across=3,
         )
         for slug, title, own in groups if own
@@ -51,16 +52,20 @@ def _curves(records: Iterable[Record]) -> dict[str, dict[int, float]]:
     return found
 
 
-def _panel(name: str, curves: dict[str, dict[str, dict[int, float]]], ends: tuple[float, ...]) -> Panel:
+def _panels(name: str, curves: Curves, ends: tuple[float, ...]) -> list[Panel]:
+    """Training and validation in one panel, or in two where one is a share and the other in percent."""
     lines = []
     for color, kind in enumerate(KINDS):
         if points := sorted(curves[kind].get(name, {}).items()):
             x, y = zip(*points, strict=True)
             lines.append(Line(_SPLIT[kind], tuple(map(float, x)), y, color=color, plain=kind == "train"))
-    return Panel(words(name), "step", lines=tuple(lines), marks=ends)
+    tops = [max(line.y) for line in lines]
+    if not _is_loss(name) and len(tops) == 2 and (tops[0] <= 1) != (tops[1] <= 1):
+        return [Panel(f"{words(name)}, {line.label}", "step", lines=(line,), marks=ends) for line in lines]
+    return [Panel(words(name), "step", lines=tuple(lines), marks=ends)]
 
 
-def _table(curves: dict[str, dict[str, dict[int, float]]]) -> Table | None:
+def _table(curves: Curves) -> Table | None:
     """Of validation where there is one, else of training."""
     kind = "validation" if curves["validation"] else "train"
     rows: list[tuple[str | Number, ...]] = []

@@ -150,17 +150,19 @@ class Study:
         return sorted(key[-1] for key in self._scores if key[:-1] == wanted[:-1])
 
     def best(self, score: Score, pick: Pick, method: str, among: Sequence[float] | None = None) -> Pick | None:
-        """The setting with the best mean over seeds on the validation split, of those that have a test score.
+        """The setting with the best mean on the validation split, of those that have a test score; of equals the first.
 
-        Of equal ones the first. None where nothing was validated.
+        The mean is over the seeds that all have, if there are such. None where nothing was validated.
         """
-        tested = self.tried(score, pick, method)
-        found = {
-            at: values.mean
-            for at in (tested if among is None else [a for a in among if a in tested])
-            if (values := self.values(score, pick.merged(at, method), "val"))
-        }
-        return pick.merged(max(found, key=lambda at: found[at]), method) if found else None
+        settings = [at for at in self.tried(score, pick, method) if among is None or at in among]
+        found = {at: self.values(score, pick.merged(at, method), "val").by_seed for at in settings}
+        found = {at: by_seed for at, by_seed in found.items() if by_seed}
+        if not found:
+            return None
+        shared = set.intersection(*map(set, found.values()))
+        means = {at: np.mean([v for seed, v in by_seed.items() if seed in shared or not shared])
+                 for at, by_seed in found.items()}  # fmt: skip
+        return pick.merged(max(means, key=lambda at: means[at]), method)
 
     def ours(self, score: Score, width: int = 0) -> Pick | None:
         """The recipe's model, merged by interpolation at the α that validates best on this score.

@@ -183,7 +183,7 @@ def training(study: Study) -> Figure | None:
             x, y = zip(*sorted(whole.items()), strict=True)
             lines.append(Line("agnostic", x, y, color=BASELINE, plain=True))
         if lines:
-            panels.append(Panel(title, "step", f"{part} loss", tuple(lines)))
+            panels.append(Panel(title, "step", "training loss" if part == "train" else "validation loss", tuple(lines)))
     if not panels:
         return None
     return Figure(

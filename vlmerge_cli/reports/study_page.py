@@ -44,7 +44,8 @@ RULE = (
     "undecided. With one seed, the sampling error of the test set stands for the spread and says nothing about another "
     "seed.",
     "A claim holds if it holds on all of its scores, and fails if it fails on one. Zero-shot scores, which the paper "
-    "does not have, are shown and count only where there is no other. Each dot is one comparison.",
+    "does not have, are shown and count only where there is no other. Each dot is one comparison; a claim that lacks "
+    "some of its comparisons was not measured.",
     "Numbers behind ± are two standard errors here, and one standard deviation over seeds in the tables.",
 )  # fmt: skip
 
@@ -84,7 +85,7 @@ def subtitle(records: Sequence[Record]) -> str:
 
 
 def facts(study: Study) -> Table | None:
-    rows = tuple((str(name).replace("_", " "), _said(value)) for name, value in study.info.items())
+    rows = tuple((str(name).replace("_", " "), _said(value) or None) for name, value in study.info.items())
     columns = (Column("setting"), Column("value"))
     return Table("facts", "Settings of the study", columns, rows) if rows else None
 
