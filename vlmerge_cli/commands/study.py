@@ -43,8 +43,10 @@ def command(
 
     Presets: quick takes minutes on two processors, full an hour or so, gpu is for one GPU. The report is in OUT/report.
     """
-    from vlmerge_cli import devices
+    from vlmerge_cli import devices, ranks
+    from vlmerge_cli.commands.report import show_written
     from vlmerge_cli.errors import TrainingError, UsageError, nearest
+    from vlmerge_cli.reports import report
     from vlmerge_cli.study import estimate, grid, nodes, run, settings
 
     chosen = settings.load(preset, config, set_ or [])
@@ -76,10 +78,12 @@ def command(
     if dry_run:
         return
     failed = run.run(study, wanted, num_workers, seconds)
-    if json:
-        console.show_json({"records": str(folder / run.RECORDS), "failed": failed})
-    else:
-        console.show(f"{folder / run.RECORDS}")
+    if ranks.is_main():
+        written = report.write(report.load(folder), folder / "report")
+        if json:
+            console.show_json({"page": str(written.page), "records": str(folder / run.RECORDS), "failed": failed})
+        else:
+            show_written(written)
     if failed:
         fix = f"each says why in {folder / 'nodes'}/NAME/log.txt; the same command tries them again"
         raise TrainingError(f"{len(failed)} nodes failed: {', '.join(failed[:5])}", where=str(folder), fix=fix)
