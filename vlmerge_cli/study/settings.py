@@ -23,8 +23,8 @@ class StudySettings(Settings):
     shapes: dict[str, Any] = Field(default_factory=dict, description="options of the built-in data set")
     pretrain: dict[str, Any] = Field(default_factory=dict, description="other settings of vlmerge pretrain")
     finetune: dict[str, Any] = Field(default_factory=dict, description="other settings of vlmerge finetune")
-    steps: int = Field(1000, ge=1, description="of pre-training, the seed phase included")
-    batch_size: int = Field(32, ge=2)
+    steps: int = Field(800, ge=1, description="of pre-training, the seed phase included")
+    batch_size: int = Field(64, ge=2)
     k_seed: tuple[float, ...] = Field((0, 0.25, 0.5, 0.75), description="shares of the steps for the seed phase")
     recipe_k_seed: float = Field(0.5, description="the share that methods, sharing and tasks are studied at")
     widths: tuple[int, ...] = Field((64, 32), min_length=1, description="all is studied at the first")
@@ -63,7 +63,7 @@ class StudySettings(Settings):
 STUDIES: dict[str, dict[str, Any]] = {
     # The question of the paper's Table 1 and Figure 3 in a few minutes: zero-shot scores only.
     "quick": {
-        "widths": (32,), "steps": 800, "k_seed": (0, 0.5), "sharing": (), "lambdas": (0.5,), "gammas": (0.9,),
+        "widths": (32,), "batch_size": 32, "k_seed": (0, 0.5), "sharing": (), "lambdas": (0.5,), "gammas": (0.9,),
         "alphas": (0, 0.5, 0.75, 1), "finetune_steps": {}, "more_tasks": {}, "shapes": {"num_things": (1, 2)},
     },
     # All tables and figures on two processors.
