@@ -16,6 +16,8 @@ from tests.helpers import ROOT
 from vlmerge_cli import records
 from vlmerge_cli.records import Record
 
+pytestmark = pytest.mark.xdist_group("study")  # its fixtures are made once
+
 TINY = {
     "model": "micro", "steps": 4, "batch_size": 8, "widths": [16], "k_seed": [0, 0.5], "sharing": ["custom-ln"],
     "alphas": [0.5, 1], "lambdas": [0.5], "gammas": [0.9], "finetune_steps": {"retrieval": 1}, "more_tasks": {},
