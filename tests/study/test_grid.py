@@ -9,7 +9,7 @@ import pytest
 from vlmerge_cli.errors import UsageError
 from vlmerge_cli.study.estimate import announced
 from vlmerge_cli.study.grid import PARTS, build
-from vlmerge_cli.study.nodes import Node, chosen
+from vlmerge_cli.study.nodes import Model, Node, chosen
 from vlmerge_cli.study.settings import STUDIES, load
 from vlmerge_cli.study.work import Finetune, Merge, Pretrain, Score, SeedPhase, pretrain_settings
 
@@ -40,11 +40,21 @@ def test_every_model_of_a_preset_can_be_made(preset: str) -> None:
 def test_a_seed_phase_is_trained_once_and_used_by_all_that_start_from_it() -> None:
     nodes = build(load("full", None, []), (1,))
     kinds = Counter(node.work.kind for node in nodes)
+    assert kinds["vision phase"] == 2  # one a width
     assert kinds["seed phase"] == 4  # 25, 50 and 75 % of the steps, and 50 % of the narrow model
     # agnostic and four specific ones, three that share modules; three of the narrow model
     assert kinds["pre-training"] == 11
     users = [n.name.rpartition("/")[2] for n in nodes if "seed1/width64/kseed50/seed" in n.needs and n.work.kind]
     assert {"specific", "custom-attn", "custom-ffn", "custom-ln", "arithmetic-lam0.5"} <= set(users)
+
+
+def test_without_a_vision_phase_models_start_where_the_user_says() -> None:
+    settings = load("full", None, ["vision_steps=0", "pretrain.init=beit.safetensors"])
+    nodes = {node.name: node for node in build(settings, (1,))}
+    assert nodes["seed1/width64/kseed0/specific"].needs == ()
+    assert nodes["seed1/width64/kseed50/seed"].needs == ()
+    model = Model(1, 64, "agnostic")
+    assert pretrain_settings(settings, model, steps=5, seed_steps=0, arch="agnostic").init == "beit.safetensors"
 
 
 def test_the_merges_are_those_of_table_2() -> None:

@@ -19,10 +19,10 @@ from vlmerge_cli.records import Record
 pytestmark = pytest.mark.xdist_group("study")  # its fixtures are made once
 
 TINY = {
-    "model": "micro", "steps": 4, "batch_size": 8, "widths": [16], "k_seed": [0, 0.5], "sharing": ["custom-ln"],
-    "alphas": [0.5, 1], "lambdas": [0.5], "gammas": [0.9], "finetune_steps": {"retrieval": 1}, "more_tasks": {},
-    "max_samples": 16, "gram_examples": 8, "shapes": {"train": 32, "val": 16, "test": 16},
-    "pretrain": {"objectives": {"hard_from": 1.0, "hard_full": 1.0}},
+    "model": "micro", "vision_steps": 1, "steps": 4, "batch_size": 8, "widths": [16], "k_seed": [0, 0.5],
+    "sharing": ["custom-ln"], "alphas": [0.5, 1], "lambdas": [0.5], "gammas": [0.9],
+    "finetune_steps": {"retrieval": 1}, "more_tasks": {}, "max_samples": 16, "gram_examples": 8,
+    "shapes": {"train": 32, "val": 16, "test": 16}, "pretrain": {"objectives": {"hard_from": 1.0, "hard_full": 1.0}},
 }  # fmt: skip
 
 
@@ -152,7 +152,8 @@ def test_another_study_is_refused_and_a_finished_one_does_nothing(whole: Path) -
     assert (whole / "records.jsonl").read_bytes() == before
     plan = json.loads(run(whole.parent / "none" / "study", "--dry-run", "--json", "--part", "sharing").stdout)
     assert plan["seconds"] > 0
-    assert {node["kind"] for node in plan["nodes"]} == {"seed phase", "pre-training", "merge", "score", "fine-tuning"}
+    kinds = {"vision phase", "seed phase", "pre-training", "merge", "score", "fine-tuning"}
+    assert {node["kind"] for node in plan["nodes"]} == kinds
     assert not (whole.parent / "none" / "study").exists()
 
 

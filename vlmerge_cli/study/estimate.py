@@ -16,7 +16,7 @@ from vlmerge_cli.model.config import preset
 from vlmerge_cli.model.vlmodel import VLModel
 from vlmerge_cli.study.nodes import Node
 from vlmerge_cli.study.settings import StudySettings
-from vlmerge_cli.study.work import Finetune, Pretrain, SeedPhase
+from vlmerge_cli.study.work import Finetune, Pretrain, SeedPhase, VisionPhase
 from vlmerge_cli.tasks.task import task
 from vlmerge_cli.training.config import Objectives
 from vlmerge_cli.training.pretrain import PretrainStep
@@ -66,11 +66,14 @@ def _modelled(node: Node, settings: StudySettings, per_sample: dict[int, float],
         steps = settings.seed_steps(work.model.k_seed)
         steps = steps if isinstance(work, SeedPhase) else settings.steps - steps
         return BESIDES_SECONDS + steps * settings.batch_size * _sample(work.model.width, settings, per_sample, device)
-    if isinstance(work, Finetune):
-        width = int(work.at["width"])
-        batch = int(settings.finetune.get("batch_size", task(work.task).built_in["batch_size"]))
-        cost = RELATIVE[work.task] * _sample(width, settings, per_sample, device)
-        return BESIDES_SECONDS + work.steps * batch * cost
+    if isinstance(work, VisionPhase | Finetune):
+        name, steps, width = (
+            ("classification", settings.vision_steps, work.model.width)
+            if isinstance(work, VisionPhase)
+            else (work.task, work.steps, int(work.at["width"]))
+        )
+        batch = int(settings.finetune.get("batch_size", task(name).built_in["batch_size"]))
+        return BESIDES_SECONDS + steps * batch * RELATIVE[name] * _sample(width, settings, per_sample, device)
     return BESIDES_SECONDS if node.work.kind in ("score", "Grams") else 0.2
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from vlmerge_cli.study.nodes import Model, Node, Work
 from vlmerge_cli.study.settings import StudySettings
-from vlmerge_cli.study.work import Finetune, Grams, Measure, Merge, Pretrain, Score, SeedPhase
+from vlmerge_cli.study.work import Finetune, Grams, Measure, Merge, Pretrain, Score, SeedPhase, VisionPhase
 
 #: Part of the grid -> what it is for.
 PARTS = {
@@ -39,18 +39,28 @@ class _Graph:
         return name
 
     def model(self, part: str, model: Model) -> str:
-        """A pre-trained model, after its seed phase."""
+        """A pre-trained model, after the phases that come before it."""
+        start = self.start(part, model)
+        return self.add(part, model.name, Pretrain(model, start), *([] if start is None else [start]))
+
+    def start(self, part: str, model: Model) -> str | None:
+        """The node whose weights all experts start from; None where they start from nothing."""
+        agnostic = replace(model, arch="agnostic")
+        vision = None
+        if self.settings.vision_steps:
+            vision = self.add(part, f"seed{model.seed}/width{model.width}/vision", VisionPhase(agnostic))
         if self.settings.seed_steps(model.k_seed) == 0:
-            return self.add(part, model.name, Pretrain(model))
-        phase = self.add(part, f"{model.family}/seed", SeedPhase(replace(model, arch="agnostic")))
-        return self.add(part, model.name, Pretrain(model, phase), phase)
+            return vision
+        needs = [] if vision is None else [vision]
+        return self.add(part, f"{model.family}/seed", SeedPhase(agnostic, vision), *needs)
 
     def merge(self, part: str, model: Model, method: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """A merged model and how records describe the merge."""
         source = self.model(part, model)
         needs, base, grams = [source], None, None
         if method == "arithmetic":
-            base = f"{model.family}/seed"
+            base = self.start(part, model)
+            assert base is not None, "arithmetic is studied after a seed phase"
             needs.append(base)
         if method == "regmean":
             grams = self.add(part, f"{source}/grams", Grams(source), source)

@@ -23,7 +23,8 @@ class StudySettings(Settings):
     shapes: dict[str, Any] = Field(default_factory=dict, description="options of the built-in data set")
     pretrain: dict[str, Any] = Field(default_factory=dict, description="other settings of vlmerge pretrain")
     finetune: dict[str, Any] = Field(default_factory=dict, description="other settings of vlmerge finetune")
-    steps: int = Field(800, ge=1, description="of pre-training, the seed phase included")
+    vision_steps: int = Field(400, ge=0, description="of classification, before all; 0: from pretrain.init, or nothing")
+    steps: int = Field(600, ge=1, description="of pre-training, the seed phase included")
     batch_size: int = Field(64, ge=2)
     k_seed: tuple[float, ...] = Field((0, 0.25, 0.5, 0.75), description="shares of the steps for the seed phase")
     recipe_k_seed: float = Field(0.5, description="the share that methods, sharing and tasks are studied at")
@@ -65,9 +66,10 @@ STUDIES: dict[str, dict[str, Any]] = {
     "quick": {
         "widths": (32,), "batch_size": 32, "k_seed": (0, 0.5), "sharing": (), "lambdas": (0.5,), "gammas": (0.9,),
         "alphas": (0, 0.5, 0.75, 1), "finetune_steps": {}, "more_tasks": {}, "shapes": {"num_things": (1, 2)},
+        "pretrain": {"optimizer": {"lr": 2e-3}},
     },
     # All tables and figures on two processors.
-    "full": {"shapes": {"num_things": (1, 2)}},
+    "full": {"shapes": {"num_things": (1, 2)}, "pretrain": {"optimizer": {"lr": 2e-3}}},
     # Larger images, scenes and models.
     "gpu": {
         "widths": (384, 192), "steps": 2500, "batch_size": 256,

@@ -8,13 +8,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
+
 from vlmerge_cli import ranks, records
 from vlmerge_cli.checkpoint.reader import open_checkpoint
 from vlmerge_cli.checkpoint.writer import Target
+from vlmerge_cli.data.tokenizer import load as load_tokenizer
 from vlmerge_cli.layouts.survey import find
 from vlmerge_cli.merging.gather import Choices, gather
 from vlmerge_cli.merging.measure import measure
 from vlmerge_cli.model.config import preset
+from vlmerge_cli.model.vlmodel import VLModel
 from vlmerge_cli.records import Record
 from vlmerge_cli.study.merged import Merging
 from vlmerge_cli.study.nodes import Model, Place
@@ -22,6 +26,7 @@ from vlmerge_cli.study.settings import StudySettings
 from vlmerge_cli.training import config as pretrain_config
 from vlmerge_cli.training import finetune, finetune_config, pretrain
 from vlmerge_cli.training.config import over
+from vlmerge_cli.training.folder import save_model
 from vlmerge_cli.training.scoring import Question, score
 from vlmerge_cli.training.start import look
 
@@ -31,29 +36,53 @@ NOT_IN_CURVES = ("samples_per_second", "tokens_per_second")  # these differ from
 
 
 @dataclass(frozen=True)
+class VisionPhase:
+    """Where all models of one width start: a transformer that knows images, as the paper starts from BEiT.
+
+    Classification stands for BEiT's own objective, which needs a tokenizer of images.
+    """
+
+    kind: ClassVar[str] = "vision phase"
+    model: Model
+
+    def run(self, place: Place, settings: StudySettings) -> list[Record]:
+        first = pretrain_settings(settings, self.model, steps=1, seed_steps=0, arch="agnostic")
+        tokenizer = load_tokenizer(first.tokenizer, pretrain.text_tokens(first))
+        config = first.model_of("agnostic", tokenizer.size).change(heads=("classification",))
+        torch.manual_seed(self.model.seed)
+        about = {"tokenizer": first.tokenizer, "run": first.model_dump(mode="json")}
+        save_model(VLModel(config), place.folder / "start", about)
+        _finetune(
+            place, settings, str(place.folder / "start"), "classification", settings.vision_steps, self.model.seed
+        )
+        return []
+
+
+@dataclass(frozen=True)
 class SeedPhase:
     """The first part of pre-training, on the agnostic model: where all models of a family start."""
 
     kind: ClassVar[str] = "seed phase"
     model: Model
+    start: str | None = None  # the node of the vision phase
 
     def run(self, place: Place, settings: StudySettings) -> list[Record]:
-        steps = settings.seed_steps(self.model.k_seed)
-        return _pretrain(place, settings, self.model, "seed", steps=steps, seed_steps=0, arch="agnostic")
+        steps, origin = settings.seed_steps(self.model.k_seed), _origin(place, self.start, "init")
+        return _pretrain(place, settings, self.model, "seed", steps=steps, seed_steps=0, arch="agnostic", **origin)
 
 
 @dataclass(frozen=True)
 class Pretrain:
-    """The rest of pre-training, from the seed phase's weights where there was one."""
+    """The rest of pre-training, from the weights of the seed phase, or of the vision phase where there was none."""
 
     kind: ClassVar[str] = "pre-training"
     model: Model
-    seed_phase: str | None = None  # its node
+    start: str | None = None  # the node of that phase
 
     def run(self, place: Place, settings: StudySettings) -> list[Record]:
-        start = None if self.seed_phase is None else str(place.of(self.seed_phase).checkpoint)
         seed_steps = settings.seed_steps(self.model.k_seed)
-        more = {"steps": settings.steps, "seed_steps": seed_steps, "seed_from": start, "arch": self.model.arch}
+        origin = _origin(place, self.start, "seed_from" if seed_steps else "init")
+        more = {"steps": settings.steps, "seed_steps": seed_steps, "arch": self.model.arch, **origin}
         return _pretrain(place, settings, self.model, "pretrain", **more)
 
 
@@ -110,7 +139,7 @@ class Merge:
     grams: str | None = None
 
     def merging(self, place: Place) -> Merging:
-        base = None if self.base is None else str(place.of(self.base).checkpoint)
+        base = _checkpoint(place, self.base)
         grams = None if self.grams is None else str(Grams.file(place.of(self.grams)))
         return Merging(str(place.of(self.source).checkpoint), self.method, self.options, base, grams)
 
@@ -148,17 +177,18 @@ class Finetune:
     at: Mapping[str, Any]
 
     def run(self, place: Place, settings: StudySettings) -> list[Record]:
-        start = str(place.of(self.source).checkpoint)
-        saving = {"every": self.steps, "validate_every": self.steps, "log_every": self.steps}
-        given = {
-            "task": self.task, "checkpoint": start, "data": list(settings.data), "steps": self.steps,
-            "seed": self.seed, "saving": saving, "max_samples": 64,
-        }  # fmt: skip
-        chosen = over(settings.finetune, given)
-        config = finetune_config.load(look(start), None, chosen, [])
-        finetune.finetune(finetune.Run(config, place.checkpoint, place.device), resume=True)
-        _tidy(place.checkpoint)
+        _finetune(place, settings, str(place.of(self.source).checkpoint), self.task, self.steps, self.seed)
         return _scores(place.checkpoint, self.task, self.at, place, settings)
+
+
+def _finetune(place: Place, settings: StudySettings, start: str, task: str, steps: int, seed: int) -> None:
+    given = {
+        "task": task, "checkpoint": start, "data": list(settings.data), "steps": steps, "seed": seed,
+        "saving": {"every": steps, "validate_every": steps, "log_every": steps}, "max_samples": 64,
+    }  # fmt: skip
+    config = finetune_config.load(look(start), None, over(settings.finetune, given), [])
+    finetune.finetune(finetune.Run(config, place.checkpoint, place.device), resume=True)
+    _tidy(place.checkpoint)
 
 
 def pretrain_settings(settings: StudySettings, model: Model, **more: Any) -> pretrain_config.PretrainConfig:
@@ -181,6 +211,15 @@ def _pretrain(place: Place, settings: StudySettings, model: Model, stage: str, *
     curve = _curve(folder, model, stage)
     _tidy(folder)
     return curve
+
+
+def _checkpoint(place: Place, node: str | None) -> str | None:
+    return None if node is None else str(place.of(node).checkpoint)
+
+
+def _origin(place: Place, node: str | None, setting: str) -> dict[str, str]:
+    """The setting of pre-training that names where it starts; without a node that is the user's."""
+    return {} if node is None else {setting: str(place.of(node).checkpoint)}
 
 
 def _curve(folder: Path, model: Model, stage: str) -> list[Record]:

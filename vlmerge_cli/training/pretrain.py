@@ -93,7 +93,7 @@ def pretrain(run: Run, resume: bool = False, force: bool = False) -> Path:
     newest = prepare(run.folder, CONFIG_NAME, run.config.to_yaml(), resume, force)
     if run.config.threads and run.device == "cpu":
         torch.set_num_threads(run.config.threads)
-    tokenizer = load_tokenizer(run.config.tokenizer, _text_tokens(run.config))
+    tokenizer = load_tokenizer(run.config.tokenizer, text_tokens(run.config))
     position = None if newest is None else state.position_of(newest)
     log = Log(run.folder, 0 if position is None else position.step)
     try:
@@ -184,5 +184,6 @@ def _loaders(run: Run, config: ModelConfig, tokenizer: Tokenizer) -> tuple[Loade
     return train, validation, bad
 
 
-def _text_tokens(config: PretrainConfig) -> int:
+def text_tokens(config: PretrainConfig) -> int:
+    """The length that texts are encoded to."""
     return config.model_of("agnostic", vocab_size=64).max_text_tokens
