@@ -12,8 +12,7 @@ from tests.helpers import NUMPY, Tensors, expert_key, experts_of, save, save_sha
 from vlmerge_cli.checkpoint.reader import open_checkpoint
 from vlmerge_cli.errors import MergeError, UsageError
 from vlmerge_cli.layouts.survey import detect
-from vlmerge_cli.merging import measure
-from vlmerge_cli.merging.arrays import NumpyArrays
+from vlmerge_cli.merging import measure, scan
 from vlmerge_cli.metrics import select
 
 FOUR = ("l2", "cosine", "ssd", "tssd")
@@ -174,7 +173,7 @@ def test_threads_chunks_and_shards_do_not_matter(tmp_path: Path, monkeypatch: py
     assert len(found) == 1, "the same numbers to the last bit"
     sharded = measured(save_sharded(tmp_path / "c", tiny(), 3))
     close(sharded.whole, expected(tiny()))
-    monkeypatch.setattr(NumpyArrays, "chunk_elements", 7)
+    monkeypatch.setattr(scan, "CHUNK", 7)
     close(measured(path).whole, expected(tiny()))
 
 

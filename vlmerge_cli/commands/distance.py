@@ -58,7 +58,7 @@ def command(
         workers = threads or min(4, devices.num_cpus())
         found = []
         for one in dict.fromkeys(chosen):
-            with console.progress(f"{one[0]} and {one[1]}", 2 * opened.num_bytes, quiet=json) as advance:
+            with console.progress(f"{one[0]} and {one[1]}", opened.num_bytes, quiet=json) as advance:
                 found.append(measure.measure(opened, survey, one, by, truncate, weights_only, workers, advance))
         about = {"checkpoint": checkpoint, "layout": survey.layout.name, "architecture": survey.architecture}
     if json:

@@ -36,7 +36,7 @@ class Sign:
 
 def soft_sign(x: Vector, y: Vector) -> Sign:
     """SSD's sums for two vectors of one floating type."""
-    return Sign(_opposition(x, y, _differ_in_sign(x, y)), x.size)
+    return Sign(float(dissimilarities(x, y).sum()), x.size)
 
 
 def truncated(x: Vector, y: Vector, x_limit: float, y_limit: float) -> Sign:
@@ -46,25 +46,15 @@ def truncated(x: Vector, y: Vector, x_limit: float, y_limit: float) -> Sign:
     zero zeroes nothing. Source: paper section 7.
     """
     keep_x, keep_y = np.abs(x) > max(x_limit, 0), np.abs(y) > max(y_limit, 0)
-    count = int(np.count_nonzero(keep_x | keep_y))
-    keep_x &= keep_y
-    keep_x &= _differ_in_sign(x, y)
-    return Sign(_opposition(x, y, keep_x), count)
+    both = keep_x & keep_y
+    return Sign(float(dissimilarities(x[both], y[both]).sum()), int(np.count_nonzero(keep_x | keep_y)))
 
 
-def _differ_in_sign(x: Vector, y: Vector) -> Vector:
-    kind = f"i{x.itemsize}"
-    differ: Vector = np.bitwise_xor(x.view(kind), y.view(kind)) < 0
-    return differ
-
-
-def _opposition(x: Vector, y: Vector, where: Vector) -> float:
-    """Σ 2 min(|x|,|y|) / (|x|+|y|) in float64 over the pairs marked in ``where``, all of opposite sign."""
-    index = np.flatnonzero(where)
-    a = np.abs(x.take(index).astype(np.float64))
-    b = np.abs(y.take(index).astype(np.float64))
-    smaller = np.minimum(a, b)
-    a += b
-    a[a == 0] = 1  # 0 and -0
-    smaller /= a
-    return 2 * float(smaller.sum())
+def dissimilarities(x: Vector, y: Vector) -> Vector:
+    """2 min(|x|,|y|) / (|x|+|y|) in float64 for pairs of opposite sign, 0 for the others; for all finite values."""
+    a, b = np.abs(x).astype(np.float64), np.abs(y).astype(np.float64)
+    larger = np.maximum(a, b)
+    larger[larger == 0] = 1
+    ratio = np.minimum(a, b) / larger  # |x|+|y| could overflow
+    ratio[np.signbit(x) == np.signbit(y)] = 0
+    return 2 * ratio / (1 + ratio)
