@@ -108,6 +108,53 @@ def test_the_whole_equals_numpy(content: str, few: int, tmp_path: Path, monkeypa
     close(measured(path).whole, expected(CONTENTS[content]))
 
 
+@pytest.mark.parametrize("few", [0, 30])
+@pytest.mark.parametrize("content", [*CONTENTS, "one tensor"])
+def test_a_sample_does_not_change_the_result(
+    content: str, few: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A good one or not: values concentrated in one tensor are hard to see in a sample."""
+    lump = experts_only(lambda rng, shape, key: rng.standard_normal(shape) * (".1.mlp.v.fc1.b" in key or 1e-9))
+    tensors = CONTENTS.get(content, lump)
+    monkeypatch.setattr(scan, "CHUNK", 50)
+    monkeypatch.setattr(select, "FEW", few)
+    monkeypatch.setattr(select, "SAMPLE", 300)
+    path = save(tmp_path / "c.safetensors", tensors)
+    for truncate in (0.01, 0.5, 0.97):
+        close(measured(path, truncate=truncate).whole, expected(tensors, truncate=truncate))
+
+
+@pytest.mark.parametrize(("few", "most"), [(0, 3), (40_000, 1), (1 << 20, 1)])
+@pytest.mark.parametrize("dtype", ["F32", "BF16", "F16"])
+def test_passes(dtype: str, few: int, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One over the bytes where few pairs lie near the thresholds; at most three, and two for 16-bit types."""
+    monkeypatch.setattr(scan, "CHUNK", 1 << 12)
+    monkeypatch.setattr(select, "FEW", few)
+    monkeypatch.setattr(select, "SAMPLE", 10_000)
+    tensors = {
+        key: value.astype(NUMPY[dtype]) for key, value in tiny(width=100, hidden=200).items() if value.dtype.kind == "f"
+    }
+    path = save(tmp_path / "c.safetensors", tensors)
+    done: list[int] = []
+    with open_checkpoint(path) as opened:
+        survey, _ = detect(opened.tensors, "")
+        whole = measure.measure(opened, survey, ("v", "l"), advance=done.append).whole
+    bytes_of_pass = 2 * whole.num_weights * NUMPY[dtype].itemsize
+    sample = 10_000 * scan.STRIDE / whole.num_weights if few < whole.num_weights else 0
+    passes = sum(done) / bytes_of_pass - sample
+    assert passes == pytest.approx(round(passes), abs=0.02)
+    assert 1 <= round(passes) <= (most if dtype == "F32" else min(most, 2))
+
+
+def test_float64_weights_of_any_size(tmp_path: Path) -> None:
+    """Squares and sums may leave float64's range; the distances do not."""
+    for scale in (2.0**-600, 2.0**1000):
+        tensors = {key: (value * 2.0**-8).astype(np.float64) * scale for key, value in tiny().items()}
+        plain_size = {key: value.astype(np.float64) * 2.0**-8 for key, value in tiny().items()}
+        found, wanted = measured(save(tmp_path / "c.safetensors", tensors)).whole, expected(plain_size)
+        close(found, wanted | {"l2": wanted["l2"] * scale})
+
+
 @pytest.mark.parametrize(
     "dtypes", [("F64",), ("F32",), ("F16",), ("BF16",), ("F16", "BF16"), ("BF16", "F32"), ("F16", "F64")], ids=str
 )

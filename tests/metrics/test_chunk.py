@@ -61,12 +61,15 @@ def test_against_the_formulas(kind: str, wide: str, bounds: tuple[float, float])
         assert below == (np.abs(values) <= low).sum()
         assert inside == ((np.abs(values) > low) & (np.abs(values) <= high)).sum()
         open_pair |= (np.abs(values) > low) & (np.abs(values) <= high)
-    np.testing.assert_array_equal(split.near, np.flatnonzero(open_pair))
+    for values, near in zip((x, y), split.near, strict=True):
+        np.testing.assert_array_equal(near, values[open_pair])
     clear = truncated(x[~open_pair], y[~open_pair], *(one.bounds[1] for one in brackets))
     assert split.clear.count == clear.count
     assert split.clear.total == pytest.approx(clear.total, rel=1e-12)
-    again = chunk(x, y, brackets, truncated_only=True)
-    assert (again[0], again[2].clear) == (Pairwise(), split.clear)
+    alone = chunk.truncated(x, y, brackets)
+    assert alone.clear == Sign(pytest.approx(clear.total, rel=1e-12), clear.count)
+    assert (alone.num_below, alone.num_inside) == (split.num_below, split.num_inside)
+    np.testing.assert_array_equal(alone.near, split.near)
 
 
 def test_an_exact_bracket_leaves_no_pair_open() -> None:
@@ -75,7 +78,7 @@ def test_an_exact_bracket_leaves_no_pair_open() -> None:
     code = int(coding.codes(np.ones(1, np.float32))[0])
     one = Bracket(5, coding, code - 1, code)
     split = Chunk(SIZE, "float32")(x, y, (one, one))[2]
-    assert len(split.near) == 0
+    assert len(split.near[0]) == len(split.near[1]) == 0
     assert split.num_inside == tuple(int((np.abs(v) == 1).sum()) for v in (x, y))
     assert split.clear == truncated(x, y, 1.0, 1.0)
 

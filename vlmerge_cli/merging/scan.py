@@ -8,7 +8,7 @@ hold too many, is it narrowed for another pass.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -21,7 +21,7 @@ from vlmerge_cli.layouts.layout import Slot
 from vlmerge_cli.merging import parallel
 from vlmerge_cli.merging.arrays import NumpyArrays
 from vlmerge_cli.metrics import select
-from vlmerge_cli.metrics.chunk import Chunk
+from vlmerge_cli.metrics.chunk import Chunk, Split
 from vlmerge_cli.metrics.pairwise import Pairwise
 from vlmerge_cli.metrics.select import Bracket, Codes, Coding
 from vlmerge_cli.metrics.sign import Sign, truncated
@@ -38,7 +38,7 @@ STRIDE = 13
 GOLDEN = (5**0.5 - 1) / 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Piece:
     """Entries ``first`` to ``first + count`` of one slot's two tensors."""
 
@@ -48,7 +48,7 @@ class Piece:
     count: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sums:
     """The sums of all four distances over some pairs; those of two parts add up."""
 
@@ -71,23 +71,24 @@ def scan(
 
     Raises MergeError for NaN or infinity.
     """
-    stream = _Stream(checkpoint, pieces, threads)
+    stream = _Stream(checkpoint, pieces, threads, advance)
     brackets = _guessed(stream, truncate)
-    found = _pass(stream, brackets, False, advance)
+    found = _pass(stream, brackets)
+    slots: dict[Slot, Sums] = {}
     for piece, result in zip(pieces, found, strict=True):
-        if not result.pairwise.is_finite:
+        if not result.sums.pairwise.is_finite:
             raise MergeError(f"NaN or infinity in {' or '.join(piece.keys)}", where=checkpoint.name)
-    untruncated = [(result.pairwise, result.ssd) for result in found]
+        slots[piece.slot] = slots.get(piece.slot, Sums()) + result.sums
     while not _settles(brackets, found):
         brackets = _narrowed(brackets, found)
-        found = _pass(stream, brackets, True, advance)
+        found = []  # what was set aside makes room
+        found = _pass(stream, brackets, truncated_only=True)
     limits = _limits(brackets, found)
 
-    slots: dict[Slot, Sums] = {}
     near: dict[Slot, list[tuple[Vector, Vector]]] = {}
-    for piece, (pairwise, ssd), result in zip(pieces, untruncated, found, strict=True):
-        slots[piece.slot] = slots.get(piece.slot, Sums()) + Sums(pairwise, ssd, result.tssd)
-        near.setdefault(piece.slot, []).append(result.near)
+    for piece, result in zip(pieces, found, strict=True):
+        slots[piece.slot] += Sums(tssd=result.split.clear)
+        near.setdefault(piece.slot, []).append(result.split.near)
     for slot, pairs in near.items():
         x, y = (np.concatenate(side) for side in zip(*pairs, strict=True))
         slots[slot] += Sums(tssd=truncated(x, y, *limits))
@@ -101,13 +102,14 @@ class _Stream:
     checkpoint: Checkpoint
     pieces: list[Piece]
     threads: int
+    advance: Callable[[int], object]
 
     @cached_property
     def coding(self) -> Coding:
         return Coding.of({self.checkpoint.tensors[key].dtype for piece in self.pieces for key in piece.keys})
 
-    def run(self, make_pass: Callable[[], Callable[[Piece, Load], Any]], advance: Callable[[int], object]) -> list[Any]:
-        """Results in the order of the pieces; each thread has a pass of its own."""
+    def run(self, make_pass: Callable[[], Callable[[Piece, Load], Any]], share: float = 1) -> list[Any]:
+        """Results in the order of the pieces; each thread has a pass of its own, that reads a ``share`` of them."""
 
         def worker() -> Callable[[Piece], Any]:
             arrays, over = NumpyArrays(), make_pass()
@@ -121,7 +123,7 @@ class _Stream:
 
             return lambda piece: over(piece, partial(load, piece))
 
-        return parallel.run(worker, self.pieces, self.threads, self._bytes, advance)
+        return parallel.run(worker, self.pieces, self.threads, self._bytes, lambda n: self.advance(int(share * n)))
 
     def _bytes(self, piece: Piece) -> int:
         return sum(num_bytes(self.checkpoint.tensors[key].dtype, piece.count) for key in piece.keys)
@@ -134,7 +136,7 @@ def _guessed(stream: _Stream, truncate: float) -> Brackets:
     if num_elements <= select.FEW:
         return select.anywhere(k, stream.coding), select.anywhere(k, stream.coding)
     ratio = min(select.SAMPLE / num_elements, 1 / STRIDE)
-    sample = stream.run(lambda: partial(_sample, stream.coding, ratio), lambda _: None)
+    sample = stream.run(lambda: partial(_sample, stream.coding, ratio), STRIDE * ratio)
     x, y = (select.guess(k, num_elements, stream.coding, side) for side in zip(*sample, strict=True))
     return x, y
 
@@ -148,17 +150,16 @@ def _sample(coding: Coding, ratio: float, piece: Piece, load: Load) -> list[tupl
     return list(zip(*stretches, strict=True))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Found:
-    """What a pass found in one piece; the histograms are one thread's own and shared by its pieces."""
+    """What a pass found in one piece; the histograms are one thread's own and shared by its pieces.
 
-    pairwise: Pairwise
-    ssd: Sign
-    tssd: Sign
-    num_below: tuple[int, int]
-    num_inside: tuple[int, int]
+    Of the ``num_near`` pairs near a threshold all are in ``split``, or none: then they are in the histograms.
+    """
+
+    sums: Sums
+    split: Split
     num_near: int
-    near: tuple[Vector, Vector]
     histograms: tuple[Vector, ...]
 
 
@@ -178,25 +179,27 @@ class _Pass:
 
     def __call__(self, piece: Piece, load: Load) -> _Found:
         x, y = load(0, piece.count)
-        pairwise, ssd, split = self._chunk(x, y, self._brackets, self._truncated_only)
-        near = x.take(split.near), y.take(split.near)
-        self._aside.num_pairs += len(split.near)
+        if self._truncated_only:
+            sums, split = Sums(), self._chunk.truncated(x, y, self._brackets)
+        else:
+            pairwise, ssd, split = self._chunk(x, y, self._brackets)
+            sums = Sums(pairwise, ssd)
+        num_near = len(split.near[0])
+        self._aside.num_pairs += num_near
         if self._aside.num_pairs > select.FEW:
-            _count(self._brackets, near, self._histograms)
-            near = x[:0].copy(), y[:0].copy()
-        return _Found(
-            pairwise, ssd, split.clear, split.num_below, split.num_inside, len(split.near), near, self._histograms
-        )
+            _count(self._brackets, split.near, self._histograms)
+            split = replace(split, near=(x[:0].copy(), y[:0].copy()))
+        return _Found(sums, split, num_near, self._histograms)
 
 
-def _pass(stream: _Stream, brackets: Brackets, truncated_only: bool, advance: Callable[[int], object]) -> list[_Found]:
+def _pass(stream: _Stream, brackets: Brackets, truncated_only: bool = False) -> list[_Found]:
     aside = _Aside()
-    return stream.run(lambda: _Pass(brackets, aside, truncated_only), advance)
+    return stream.run(lambda: _Pass(brackets, aside, truncated_only))
 
 
 def _totals(found: list[_Found], side: int) -> tuple[int, int]:
     """How many magnitudes of one side lie below and inside its bracket."""
-    return sum(result.num_below[side] for result in found), sum(result.num_inside[side] for result in found)
+    return sum(result.split.num_below[side] for result in found), sum(result.split.num_inside[side] for result in found)
 
 
 def _settles(brackets: Brackets, found: list[_Found]) -> bool:
@@ -209,7 +212,7 @@ def _narrowed(brackets: Brackets, found: list[_Found]) -> Brackets:
     """The brackets after a pass that did not settle them: each thread's histograms are added once."""
     histograms = _no_counts()
     for result in found:
-        _count(brackets, result.near, histograms)
+        _count(brackets, result.split.near, histograms)
     for own in {id(result.histograms): result.histograms for result in found}.values():
         for histogram, counts in zip(histograms, own, strict=True):
             histogram += counts
@@ -229,7 +232,7 @@ def _count(brackets: Brackets, near: tuple[Vector, Vector], histograms: tuple[Ve
 
 def _limits(brackets: Brackets, found: list[_Found]) -> tuple[float, float]:
     """The exact thresholds, from the pairs that were set aside."""
-    near = (np.concatenate(side) for side in zip(*(result.near for result in found), strict=True))
+    near = (np.concatenate(side) for side in zip(*(result.split.near for result in found), strict=True))
     x, y = (
         bracket.settled(_totals(found, side)[0], bracket.inside(values)).threshold
         for side, (bracket, values) in enumerate(zip(brackets, near, strict=True))

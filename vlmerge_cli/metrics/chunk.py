@@ -7,21 +7,21 @@ the vectors' own type; what is added up is float64.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from vlmerge_cli.metrics.pairwise import Pairwise, dot
 from vlmerge_cli.metrics.select import Bracket
-from vlmerge_cli.metrics.sign import Sign
+from vlmerge_cli.metrics.sign import Sign, dissimilarities
 
 Vector = np.ndarray[Any, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Split:
-    """TSSD's sums over the pairs that two brackets settle, and where (``near``) those are that they leave open.
+    """TSSD's sums over the pairs that two brackets settle, and the pairs ``near`` a threshold that they leave open.
 
     ``num_below`` and ``num_inside`` are how many magnitudes of x and of y lie up to their bracket and in it.
     """
@@ -29,7 +29,11 @@ class Split:
     clear: Sign
     num_below: tuple[int, int]
     num_inside: tuple[int, int]
-    near: Vector
+    near: tuple[Vector, Vector]
+
+    def plus(self, total: float) -> Split:
+        """With so much more in the sum."""
+        return replace(self, clear=self.clear + Sign(total))
 
 
 class Chunk:
@@ -40,10 +44,8 @@ class Chunk:
         self._own = np.zeros((4, size), wide)  # the last stays zero
         self._masks = np.zeros((5, size), bool)
 
-    def __call__(
-        self, x: Vector, y: Vector, brackets: tuple[Bracket, Bracket], truncated_only: bool = False
-    ) -> tuple[Pairwise, Sign, Split]:
-        """The sums of L2 and cosine (none if ``truncated_only``), of SSD, and of TSSD as far as the brackets tell.
+    def __call__(self, x: Vector, y: Vector, brackets: tuple[Bracket, Bracket]) -> tuple[Pairwise, Sign, Split]:
+        """The sums of L2 and cosine, of SSD, and of TSSD as far as the brackets of its thresholds tell.
 
         x and y are two vectors of one length and of the wide type, and are left as they are.
         """
@@ -51,12 +53,23 @@ class Chunk:
         x64, y64 = _as_float64(x, terms), _as_float64(y, others)
         with np.errstate(over="ignore", invalid="ignore"):
             np.subtract(x64, y64, out=difference)
-        pairwise = Pairwise() if truncated_only else Pairwise.of(x64, y64, difference)
+        pairwise = Pairwise.of(x64, y64, difference)
         if x.dtype == np.float64 and not np.isfinite(difference).all():
             total = self._soft_sign(x / 2, y / 2, x / 2 - y / 2, terms)  # the same, and |x|+|y| does not overflow
         else:
             total = self._soft_sign(x, y, difference, terms)
-        return pairwise, Sign(total, len(x)), self._truncated(x, y, brackets, terms, others)
+        split, both = self._split(x, y, brackets)
+        np.copyto(others, both)
+        return pairwise, Sign(total, len(x)), split.plus(2 * dot(terms, others))
+
+    def truncated(self, x: Vector, y: Vector, brackets: tuple[Bracket, Bracket]) -> Split:
+        """TSSD's sums alone: of the few pairs that are both kept and differ in sign."""
+        split, both = self._split(x, y, brackets)
+        kind = f"i{x.itemsize}"
+        patterns, differ = self._own[0][: len(x)].view(kind), self._masks[4][: len(x)]
+        np.less(np.bitwise_xor(x.view(kind), y.view(kind), out=patterns), 0, out=differ)
+        index = np.flatnonzero(np.logical_and(both, differ, out=both))
+        return split.plus(float(dissimilarities(x.take(index), y.take(index)).sum()))
 
     def _soft_sign(self, x: Vector, y: Vector, difference: Vector, terms: Vector) -> float:
         """Each pair's dissimilarity into ``terms``; their sum."""
@@ -77,9 +90,8 @@ class Chunk:
             total = float(terms.sum())
         return 2 * total
 
-    def _truncated(
-        self, x: Vector, y: Vector, brackets: tuple[Bracket, Bracket], terms: Vector, weights: Vector
-    ) -> Split:
+    def _split(self, x: Vector, y: Vector, brackets: tuple[Bracket, Bracket]) -> tuple[Split, Vector]:
+        """TSSD's split, its sum still missing, and a mask of the pairs that are known to keep both entries."""
         magnitudes = self._own[0][: len(x)]
         open_x, kept_x, open_y, kept_y, either = (mask[: len(x)] for mask in self._masks)
         below_x, inside_x = _compare(x, brackets[0], magnitudes, open_x, kept_x)
@@ -87,8 +99,8 @@ class Chunk:
         near = np.flatnonzero(np.logical_or(open_x, open_y, out=open_x))
         kept_x[near] = kept_y[near] = False  # those pairs count nowhere yet
         count = int(np.count_nonzero(np.logical_or(kept_x, kept_y, out=either)))
-        np.copyto(weights, np.logical_and(kept_x, kept_y, out=kept_x))
-        return Split(Sign(2 * dot(terms, weights), count), (below_x, below_y), (inside_x, inside_y), near)
+        split = Split(Sign(0.0, count), (below_x, below_y), (inside_x, inside_y), (x.take(near), y.take(near)))
+        return split, np.logical_and(kept_x, kept_y, out=kept_x)
 
 
 def _as_float64(vector: Vector, buffer: Vector) -> Vector:

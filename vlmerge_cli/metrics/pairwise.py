@@ -18,7 +18,7 @@ SAFE = (2.0**-700, 2.0**900)
 ROW = 8192
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Pairwise:
     """Σ(x-y)², Σx², Σy² and Σxy in float64; sums of two chunks' accumulators describe both chunks.
 

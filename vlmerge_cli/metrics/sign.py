@@ -10,7 +10,7 @@ import numpy as np
 Vector = np.ndarray[Any, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sign:
     """Σ of pairwise dissimilarities and the number of pairs; adds up over chunks.
 
