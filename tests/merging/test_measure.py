@@ -7,14 +7,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from tests.helpers import NUMPY, Tensors, expert_key, experts_of, save, save_sharded, slot_shapes, tiny
 from vlmerge_cli.checkpoint.reader import open_checkpoint
 from vlmerge_cli.errors import MergeError, UsageError
 from vlmerge_cli.layouts.survey import detect
 from vlmerge_cli.merging import measure, scan
+from vlmerge_cli.merging.arrays import NumpyArrays
 from vlmerge_cli.metrics import select
 
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda",
+        marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")],
+    ),
+]
 FOUR = ("l2", "cosine", "ssd", "tssd")
 
 
@@ -266,3 +275,34 @@ def test_equal_experts_are_at_no_distance(tmp_path: Path) -> None:
     assert (whole.l2, whole.ssd, whole.tssd) == (0, 0, 0)
     assert 0 <= whole.cosine < 1e-15
     assert whole.num_weights == sum(int(np.prod(shape)) for shape in slot_shapes(6, 10).values()) * 3
+
+
+def on_torch(device: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> measure.Distances:
+    """With the arithmetic of a GPU, wherever."""
+    if device == "cuda":
+        return measured(path, device=device)
+
+    class Arrays(NumpyArrays):
+        def load(self, *arguments: Any) -> Any:
+            return torch.tensor(super().load(*arguments))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scan, "make_arrays", lambda device: NumpyArrays() if device == "cpu" else Arrays())
+        return measured(path, device="torch")
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", ["F64", "F32", "F16", "BF16"])
+def test_torch_equals_numpy(device: str, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = {k: v.astype(NUMPY[dtype]) if v.dtype.kind == "f" else v for k, v in tiny(dtype=np.float64).items()}
+    path = save(tmp_path / "c.safetensors", tensors)
+    wanted = measured(path)
+    for few, sample, chunk in ((1 << 20, 1, 50), (30, 300, 50), (0, 300, 1 << 20)):
+        monkeypatch.setattr(scan, "GPU_CHUNK", chunk)
+        monkeypatch.setattr(select, "FEW", few)
+        monkeypatch.setattr(select, "SAMPLE", sample)
+        found = on_torch(device, path, monkeypatch)
+        assert [row.at for row in found.rows] == [row.at for row in wanted.rows]
+        for one, two in zip((found.whole, *found.rows), (wanted.whole, *wanted.rows), strict=True):
+            assert one.num_weights == two.num_weights
+            close(one, {name: getattr(two, name) for name in FOUR})

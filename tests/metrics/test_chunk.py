@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+import torch
 
 from vlmerge_cli.metrics.chunk import Chunk, Split
 from vlmerge_cli.metrics.pairwise import Pairwise
 from vlmerge_cli.metrics.select import Bracket, Coding
 from vlmerge_cli.metrics.sign import Sign, soft_sign, truncated
+from vlmerge_cli.metrics.torchchunk import TorchChunk
 
 SIZE = 20_000
 
@@ -38,17 +42,32 @@ def bracket(coding: Coding, low: float, high: float) -> Bracket:
     return Bracket(1, coding, *(code if value >= 0 else -1 for code, value in zip(codes, (low, high), strict=True)))
 
 
+class OnTorch:
+    """TorchChunk, from numpy vectors."""
+
+    def __init__(self, size: int, wide: str) -> None:
+        self._chunk = TorchChunk()
+
+    def __call__(self, x: np.ndarray, y: np.ndarray, brackets: Any) -> Any:
+        return self._chunk(torch.tensor(x), torch.tensor(y), brackets)
+
+    def truncated(self, x: np.ndarray, y: np.ndarray, brackets: Any) -> Any:
+        return self._chunk.truncated(torch.tensor(x), torch.tensor(y), brackets)
+
+
+ENGINES = [Chunk, OnTorch]
 KINDS = ["normal", "zeros and ties", "equal", "opposite", "subnormal", "all scales", "largest", "none"]
 
 
 @pytest.mark.parametrize("bounds", [(-1, np.inf), (-1, 0.5), (0.3, 0.9), (1, np.inf), (0, 1e-30)], ids=str)
 @pytest.mark.parametrize("wide", ["float32", "float64"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_against_the_formulas(kind: str, wide: str, bounds: tuple[float, float]) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_against_the_formulas(engine: Any, kind: str, wide: str, bounds: tuple[float, float]) -> None:
     x, y = vectors(kind, wide)
     coding = Coding.of({"F32" if wide == "float32" else "F64"})
     brackets = bracket(coding, *bounds), bracket(coding, bounds[0], bounds[1] / 2)
-    chunk = Chunk(SIZE, wide)
+    chunk = engine(SIZE, wide)
     pairwise, ssd, split = chunk(x, y, brackets)
 
     wanted = Pairwise.of(x.astype(np.float64), y.astype(np.float64))
@@ -72,15 +91,17 @@ def test_against_the_formulas(kind: str, wide: str, bounds: tuple[float, float])
     np.testing.assert_array_equal(alone.near, split.near)
 
 
-def test_an_exact_bracket_leaves_no_pair_open() -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_exact_bracket_leaves_no_pair_open(engine: Any) -> None:
     x, y = vectors("zeros and ties", "float32")
     coding = Coding.of({"F32"})
     code = int(coding.codes(np.ones(1, np.float32))[0])
     one = Bracket(5, coding, code - 1, code)
-    split = Chunk(SIZE, "float32")(x, y, (one, one))[2]
+    split = engine(SIZE, "float32")(x, y, (one, one))[2]
     assert len(split.near[0]) == len(split.near[1]) == 0
     assert split.num_inside == tuple(int((np.abs(v) == 1).sum()) for v in (x, y))
-    assert split.clear == truncated(x, y, 1.0, 1.0)
+    wanted = truncated(x, y, 1.0, 1.0)
+    assert split.clear == Sign(pytest.approx(wanted.total, rel=1e-12), wanted.count)
 
 
 def test_buffers_hold_nothing_over_and_inputs_stay() -> None:

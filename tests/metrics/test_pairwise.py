@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from vlmerge_cli.metrics.pairwise import ROW, Pairwise, dot
+from vlmerge_cli.metrics.pairwise import ROW, Pairwise, row_dot
 
 
 def test_against_numpy() -> None:
@@ -84,6 +84,6 @@ def test_what_is_not_finite_is_told(value: float, other: float) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, ROW - 1, ROW, ROW + 1, 3 * ROW, 3 * ROW + 5])
-def test_dot(size: int) -> None:
+def test_row_dot(size: int) -> None:
     a, b = np.random.default_rng(0).integers(-9, 9, (2, size)).astype(np.float64)
-    assert dot(a, b) == int((a * b).sum())
+    assert row_dot(a, b) == int((a * b).sum())

@@ -9,6 +9,7 @@ import typer
 from vlmerge_cli import console
 from vlmerge_cli.commands.options import (
     CheckpointArgument,
+    DeviceOption,
     JsonOption,
     LayoutOption,
     ThreadsOption,
@@ -35,6 +36,7 @@ def command(
         Path | None, typer.Option("--csv", metavar="FILE", help="Write the rows as CSV ('-': stdout).")
     ] = None,
     layout: LayoutOption = None,
+    device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -47,6 +49,7 @@ def command(
 
     if by not in measure.GROUPINGS:
         raise UsageError(f"--by {by}", fix=nearest(by, measure.GROUPINGS))
+    device = devices.resolve(device, prefer_gpu=False)
     limits = measure.parse_limits(fail_above or [])
     with open_checkpoint(checkpoint) as opened:
         survey, _ = find(opened.tensors, find_layout(layout), checkpoint)
@@ -59,7 +62,7 @@ def command(
         found = []
         for one in dict.fromkeys(chosen):
             with console.progress(f"{one[0]} and {one[1]}", opened.num_bytes, quiet=json) as advance:
-                found.append(measure.measure(opened, survey, one, by, truncate, weights_only, workers, advance))
+                found.append(measure.measure(opened, survey, one, by, truncate, weights_only, workers, advance, device))
         about = {"checkpoint": checkpoint, "layout": survey.layout.name, "architecture": survey.architecture}
     if json:
         console.show_json(_document(about, found))

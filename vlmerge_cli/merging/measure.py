@@ -73,13 +73,15 @@ def measure(
     weights_only: bool = False,
     threads: int = 2,
     advance: Callable[[int], object] = lambda _: None,
+    device: str = "cpu",
 ) -> Distances:
     """Distances over all per-expert tensors of the blocks, biases and norms included unless ``weights_only``.
 
     ``truncate`` is the share of entries that TSSD zeroes in each vector: k = floor(truncate · n), ties at the
     threshold included. Raises PlanError for experts that do not fit together, MergeError for NaN or infinity.
     """
-    slots = scan(checkpoint, _pieces(checkpoint, survey, pair, weights_only), truncate, threads, advance)
+    pieces = _pieces(checkpoint, survey, pair, weights_only, device)
+    slots = scan(checkpoint, pieces, truncate, threads, advance, device)
     rows: dict[str, Sums] = {}
     for slot, sums in slots.items():
         at = GROUPINGS[by](slot)
@@ -116,7 +118,9 @@ def gate(distances: Distances, limits: Mapping[str, float]) -> list[str]:
     ]
 
 
-def _pieces(checkpoint: Checkpoint, survey: Survey, pair: tuple[str, str], weights_only: bool) -> list[Piece]:
+def _pieces(
+    checkpoint: Checkpoint, survey: Survey, pair: tuple[str, str], weights_only: bool, device: str
+) -> list[Piece]:
     problems = survey.problems()
     pieces: list[Piece] = []
     compared = False
@@ -131,7 +135,7 @@ def _pieces(checkpoint: Checkpoint, survey: Survey, pair: tuple[str, str], weigh
             problems.append(f"layer {slot.layer} {slot.name}: {unfit[0]} can be copied, not measured")
         elif is_float(one.dtype) and is_float(two.dtype):
             compared = True
-            pieces += pieces_of(slot, (keys[pair[0]], keys[pair[1]]), one.num_elements)
+            pieces += pieces_of(slot, (keys[pair[0]], keys[pair[1]]), one.num_elements, device)
     if not compared and not problems:
         problems.append(
             "nothing to compare: " + ("no linear weight" if weights_only else "no slot") + " has both experts"

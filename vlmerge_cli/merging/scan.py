@@ -19,7 +19,7 @@ from vlmerge_cli.checkpoint.reader import Checkpoint
 from vlmerge_cli.errors import MergeError
 from vlmerge_cli.layouts.layout import Slot
 from vlmerge_cli.merging import parallel
-from vlmerge_cli.merging.arrays import NumpyArrays
+from vlmerge_cli.merging.arrays import make_arrays
 from vlmerge_cli.metrics import select
 from vlmerge_cli.metrics.chunk import Chunk, Split
 from vlmerge_cli.metrics.pairwise import Pairwise
@@ -29,10 +29,10 @@ from vlmerge_cli.metrics.sign import Sign, truncated
 Vector = np.ndarray[Any, Any]
 Brackets = tuple[Bracket, Bracket]
 #: Reads so many entries of a piece from an offset, as two vectors.
-Load = Callable[[int, int], tuple[Vector, Vector]]
+Load = Callable[[int, int], tuple[Any, Any]]
 
-#: Pairs that are computed with at once.
-CHUNK = 1 << 17
+#: Pairs that are computed with at once: what stays in a processor's cache, and what keeps a GPU busy.
+CHUNK, GPU_CHUNK = 1 << 17, 1 << 22
 #: The sample takes every so many entries of a stretch: a prime, so that it meets all rows and columns of a matrix.
 STRIDE = 13
 GOLDEN = (5**0.5 - 1) / 2
@@ -60,12 +60,18 @@ class Sums:
         return Sums(self.pairwise + other.pairwise, self.ssd + other.ssd, self.tssd + other.tssd)
 
 
-def pieces_of(slot: Slot, keys: tuple[str, str], num_elements: int) -> list[Piece]:
-    return [Piece(slot, keys, start, min(CHUNK, num_elements - start)) for start in range(0, num_elements, CHUNK)]
+def pieces_of(slot: Slot, keys: tuple[str, str], num_elements: int, device: str = "cpu") -> list[Piece]:
+    size = CHUNK if device == "cpu" else GPU_CHUNK
+    return [Piece(slot, keys, start, min(size, num_elements - start)) for start in range(0, num_elements, size)]
 
 
 def scan(
-    checkpoint: Checkpoint, pieces: list[Piece], truncate: float, threads: int, advance: Callable[[int], object]
+    checkpoint: Checkpoint,
+    pieces: list[Piece],
+    truncate: float,
+    threads: int,
+    advance: Callable[[int], object],
+    device: str = "cpu",
 ) -> dict[Slot, Sums]:
     """The sums of each slot, in as few passes over the pieces as it takes; ``advance`` is told the bytes of each.
 
@@ -73,7 +79,7 @@ def scan(
     """
     stream = _Stream(checkpoint, pieces, threads, advance)
     brackets = _guessed(stream, truncate)
-    found = _pass(stream, brackets)
+    found = _pass(stream, brackets, device)
     slots: dict[Slot, Sums] = {}
     for piece, result in zip(pieces, found, strict=True):
         if not result.sums.pairwise.is_finite:
@@ -82,7 +88,7 @@ def scan(
     while not _settles(brackets, found):
         brackets = _narrowed(brackets, found)
         found = []  # what was set aside makes room
-        found = _pass(stream, brackets, truncated_only=True)
+        found = _pass(stream, brackets, device, truncated_only=True)
     limits = _limits(brackets, found)
 
     near: dict[Slot, list[tuple[Vector, Vector]]] = {}
@@ -108,13 +114,15 @@ class _Stream:
     def coding(self) -> Coding:
         return Coding.of({self.checkpoint.tensors[key].dtype for piece in self.pieces for key in piece.keys})
 
-    def run(self, make_pass: Callable[[], Callable[[Piece, Load], Any]], share: float = 1) -> list[Any]:
+    def run(
+        self, make_pass: Callable[[], Callable[[Piece, Load], Any]], device: str = "cpu", share: float = 1
+    ) -> list[Any]:
         """Results in the order of the pieces; each thread has a pass of its own, that reads a ``share`` of them."""
 
         def worker() -> Callable[[Piece], Any]:
-            arrays, over = NumpyArrays(), make_pass()
+            arrays, over = make_arrays(device), make_pass()
 
-            def load(piece: Piece, start: int, count: int) -> tuple[Vector, Vector]:
+            def load(piece: Piece, start: int, count: int) -> tuple[Any, Any]:
                 x, y = (
                     arrays.load(name, self.checkpoint, key, piece.first + start, count, self.coding.wide)
                     for name, key in zip("xy", piece.keys, strict=True)
@@ -136,7 +144,7 @@ def _guessed(stream: _Stream, truncate: float) -> Brackets:
     if num_elements <= select.FEW:
         return select.anywhere(k, stream.coding), select.anywhere(k, stream.coding)
     ratio = min(select.SAMPLE / num_elements, 1 / STRIDE)
-    sample = stream.run(lambda: partial(_sample, stream.coding, ratio), STRIDE * ratio)
+    sample = stream.run(lambda: partial(_sample, stream.coding, ratio), share=STRIDE * ratio)
     x, y = (select.guess(k, num_elements, stream.coding, side) for side in zip(*sample, strict=True))
     return x, y
 
@@ -172,9 +180,8 @@ class _Aside:
 class _Pass:
     """Takes the sums of a piece, and sets the pairs near a threshold aside; counts them once these are too many."""
 
-    def __init__(self, brackets: Brackets, aside: _Aside, truncated_only: bool) -> None:
-        self._brackets, self._aside, self._truncated_only = brackets, aside, truncated_only
-        self._chunk = Chunk(CHUNK, brackets[0].coding.wide)
+    def __init__(self, chunk: Any, brackets: Brackets, aside: _Aside, truncated_only: bool) -> None:
+        self._chunk, self._brackets, self._aside, self._truncated_only = chunk, brackets, aside, truncated_only
         self._histograms = _no_counts()
 
     def __call__(self, piece: Piece, load: Load) -> _Found:
@@ -188,13 +195,22 @@ class _Pass:
         self._aside.num_pairs += num_near
         if self._aside.num_pairs > select.FEW:
             _count(self._brackets, split.near, self._histograms)
-            split = replace(split, near=(x[:0].copy(), y[:0].copy()))
+            split = replace(split, near=(split.near[0][:0].copy(), split.near[1][:0].copy()))
         return _Found(sums, split, num_near, self._histograms)
 
 
-def _pass(stream: _Stream, brackets: Brackets, truncated_only: bool = False) -> list[_Found]:
+def make_chunk(device: str, coding: Coding) -> Any:
+    """The arithmetic of a device."""
+    if device == "cpu":
+        return Chunk(CHUNK, coding.wide)
+    from vlmerge_cli.metrics.torchchunk import TorchChunk
+
+    return TorchChunk()
+
+
+def _pass(stream: _Stream, brackets: Brackets, device: str, truncated_only: bool = False) -> list[_Found]:
     aside = _Aside()
-    return stream.run(lambda: _Pass(brackets, aside, truncated_only))
+    return stream.run(lambda: _Pass(make_chunk(device, stream.coding), brackets, aside, truncated_only), device)
 
 
 def _totals(found: list[_Found], side: int) -> tuple[int, int]:

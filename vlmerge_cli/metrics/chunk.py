@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from vlmerge_cli.metrics.pairwise import Pairwise, dot
+from vlmerge_cli.metrics.pairwise import Pairwise, row_dot
 from vlmerge_cli.metrics.select import Bracket
 from vlmerge_cli.metrics.sign import Sign, dissimilarities
 
@@ -60,7 +60,7 @@ class Chunk:
             total = self._soft_sign(x, y, difference, terms)
         split, both = self._split(x, y, brackets)
         np.copyto(others, both)
-        return pairwise, Sign(total, len(x)), split.plus(2 * dot(terms, others))
+        return pairwise, Sign(total, len(x)), split.plus(2 * row_dot(terms, others))
 
     def truncated(self, x: Vector, y: Vector, brackets: tuple[Bracket, Bracket]) -> Split:
         """TSSD's sums alone: of the few pairs that are both kept and differ in sign."""
@@ -69,7 +69,7 @@ class Chunk:
         patterns, differ = self._own[0][: len(x)].view(kind), self._masks[4][: len(x)]
         np.less(np.bitwise_xor(x.view(kind), y.view(kind), out=patterns), 0, out=differ)
         index = np.flatnonzero(np.logical_and(both, differ, out=both))
-        return split.plus(float(dissimilarities(x.take(index), y.take(index)).sum()))
+        return split.plus(float(dissimilarities(*(v.take(index).astype(np.float64) for v in (x, y))).sum()))
 
     def _soft_sign(self, x: Vector, y: Vector, difference: Vector, terms: Vector) -> float:
         """Each pair's dissimilarity into ``terms``; their sum."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 Vector = np.ndarray[Any, Any]
+Dot = Callable[[Any, Any], float]
 
 #: Vectors are scaled by 2 to the power of this, down or up, where their squares leave the range of float64.
 SCALE = 600
@@ -16,6 +18,13 @@ SCALE = 600
 SAFE = (2.0**-700, 2.0**900)
 #: Entries that one call of BLAS adds up: below 10,000 it never starts threads, which would change the last bits.
 ROW = 8192
+
+
+def row_dot(a: Vector, b: Vector) -> float:
+    """Σab of two float64 vectors, the same to the last bit whatever else runs."""
+    whole = len(a) - len(a) % ROW
+    total = float(np.vecdot(a[:whole].reshape(-1, ROW), b[:whole].reshape(-1, ROW)).sum())
+    return total if whole == len(a) else total + float(np.vecdot(a[whole:], b[whole:]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,18 +43,18 @@ class Pairwise:
     exponent: int = -SCALE
 
     @classmethod
-    def of(cls, x: Vector, y: Vector, difference: Vector | None = None) -> Pairwise:
-        """From two float64 vectors of one length, and x - y where the caller has it."""
+    def of(cls, x: Any, y: Any, difference: Any = None, dot: Dot = row_dot) -> Pairwise:
+        """From two float64 vectors of one length, and x - y where the caller has it; torch brings its own ``dot``."""
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            sums = cls._sums(x, y, x - y if difference is None else difference, 0)
+            sums = cls._sums(x, y, x - y if difference is None else difference, 0, dot)
             if SAFE[0] <= sums.xx + sums.yy <= SAFE[1]:
                 return sums
             exponent = -SCALE if sums.xx + sums.yy < 1 else SCALE
-            x, y = np.ldexp(x, -exponent), np.ldexp(y, -exponent)
-            return cls._sums(x, y, x - y, exponent)
+            x, y = x * 2.0**-exponent, y * 2.0**-exponent
+            return cls._sums(x, y, x - y, exponent, dot)
 
     @classmethod
-    def _sums(cls, x: Vector, y: Vector, d: Vector, exponent: int) -> Pairwise:
+    def _sums(cls, x: Any, y: Any, d: Any, exponent: int, dot: Dot) -> Pairwise:
         return cls(dot(d, d), dot(x, x), dot(y, y), dot(x, y), exponent)
 
     def __add__(self, other: Pairwise) -> Pairwise:
@@ -74,10 +83,3 @@ class Pairwise:
         if self.xx == 0 or self.yy == 0:
             return 0.0 if self.xx == self.yy else 1.0
         return max(0.0, 1 - self.xy / (math.sqrt(self.xx) * math.sqrt(self.yy)))
-
-
-def dot(a: Vector, b: Vector) -> float:
-    """Σab of two float64 vectors, the same to the last bit whatever else runs."""
-    whole = len(a) - len(a) % ROW
-    total = float(np.vecdot(a[:whole].reshape(-1, ROW), b[:whole].reshape(-1, ROW)).sum())
-    return total if whole == len(a) else total + float(np.vecdot(a[whole:], b[whole:]))

@@ -36,7 +36,7 @@ class Sign:
 
 def soft_sign(x: Vector, y: Vector) -> Sign:
     """SSD's sums for two vectors of one floating type."""
-    return Sign(float(dissimilarities(x, y).sum()), x.size)
+    return Sign(float(dissimilarities(x.astype(np.float64), y.astype(np.float64)).sum()), x.size)
 
 
 def truncated(x: Vector, y: Vector, x_limit: float, y_limit: float) -> Sign:
@@ -47,14 +47,16 @@ def truncated(x: Vector, y: Vector, x_limit: float, y_limit: float) -> Sign:
     """
     keep_x, keep_y = np.abs(x) > max(x_limit, 0), np.abs(y) > max(y_limit, 0)
     both = keep_x & keep_y
-    return Sign(float(dissimilarities(x[both], y[both]).sum()), int(np.count_nonzero(keep_x | keep_y)))
+    return Sign(soft_sign(x[both], y[both]).total, int(np.count_nonzero(keep_x | keep_y)))
 
 
-def dissimilarities(x: Vector, y: Vector) -> Vector:
-    """2 min(|x|,|y|) / (|x|+|y|) in float64 for pairs of opposite sign, 0 for the others; for all finite values."""
-    a, b = np.abs(x).astype(np.float64), np.abs(y).astype(np.float64)
-    larger = np.maximum(a, b)
-    larger[larger == 0] = 1
-    ratio = np.minimum(a, b) / larger  # |x|+|y| could overflow
-    ratio[np.signbit(x) == np.signbit(y)] = 0
+def dissimilarities(x: Any, y: Any, xp: Any = np) -> Any:
+    """2 min(|x|,|y|) / (|x|+|y|) for pairs of opposite sign, 0 for the others; for all finite float64 values.
+
+    ``xp`` is the library of the vectors, numpy or torch.
+    """
+    a, b = xp.abs(x), xp.abs(y)
+    larger = xp.maximum(a, b)
+    ratio = xp.minimum(a, b) / xp.where(larger == 0, 1.0, larger)  # |x|+|y| could overflow
+    ratio = xp.where(xp.signbit(x) == xp.signbit(y), 0.0, ratio)
     return 2 * ratio / (1 + ratio)
