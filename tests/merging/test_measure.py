@@ -223,14 +223,17 @@ def test_rows(pair: tuple[str, str], by: str, tmp_path: Path) -> None:
     assert total / found.whole.num_weights == pytest.approx(found.whole.ssd, rel=1e-12)
 
 
-def test_threads_chunks_and_shards_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("few", [0, 30, 1 << 20])
+def test_threads_chunks_and_shards_do_not_matter(few: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(select, "FEW", few)
+    monkeypatch.setattr(select, "SAMPLE", 300)
     path = save(tmp_path / "c.safetensors", tiny())
-    found = {measured(path, threads=threads) for threads in (1, 2, 4)}
-    assert len(found) == 1, "the same numbers to the last bit"
-    sharded = measured(save_sharded(tmp_path / "c", tiny(), 3))
-    close(sharded.whole, expected(tiny()))
-    monkeypatch.setattr(scan, "CHUNK", 7)
-    close(measured(path).whole, expected(tiny()))
+    for chunk in (scan.CHUNK, 7):
+        monkeypatch.setattr(scan, "CHUNK", chunk)
+        found = {measured(path, threads=threads) for threads in (1, 2, 4)}
+        assert len(found) == 1, "the same numbers to the last bit"
+        for one in (*found, measured(save_sharded(tmp_path / "c", tiny(), 3))):
+            close(one.whole, expected(tiny()))
 
 
 def test_integers_are_left_out(tmp_path: Path) -> None:
@@ -241,8 +244,12 @@ def test_integers_are_left_out(tmp_path: Path) -> None:
     assert "layers.0.norm1.bias" not in {row.at for row in found.rows}
 
 
+@pytest.mark.parametrize("few", [0, 1 << 20])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_is_an_error(value: float, tmp_path: Path) -> None:
+def test_what_is_not_finite_is_an_error(
+    value: float, few: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(select, "FEW", few)
     tensors = tiny()
     tensors[expert_key(2, "norm1.bias", "v")][1] = value
     with pytest.raises(MergeError, match=r"blocks\.2\.norm1\.v\.bias"):
