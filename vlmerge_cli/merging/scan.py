@@ -35,6 +35,8 @@ Load = Callable[[int, int], tuple[Any, Any]]
 CHUNK, GPU_CHUNK = 1 << 17, 1 << 22
 #: The sample takes every so many entries of a stretch: a prime, so that it meets all rows and columns of a matrix.
 STRIDE = 13
+#: The most of the bytes that the sample reads.
+MOST_READ = 0.25
 GOLDEN = (5**0.5 - 1) / 2
 
 
@@ -61,6 +63,7 @@ class Sums:
 
 
 def pieces_of(slot: Slot, keys: tuple[str, str], num_elements: int, device: str = "cpu") -> list[Piece]:
+    """All of one slot, in pieces of the size that suits a device."""
     size = CHUNK if device == "cpu" else GPU_CHUNK
     return [Piece(slot, keys, start, min(size, num_elements - start)) for start in range(0, num_elements, size)]
 
@@ -143,7 +146,7 @@ def _guessed(stream: _Stream, truncate: float) -> Brackets:
     k = int(truncate * num_elements)
     if num_elements <= select.FEW:
         return select.anywhere(k, stream.coding), select.anywhere(k, stream.coding)
-    ratio = min(select.SAMPLE / num_elements, 1 / STRIDE)
+    ratio = min(select.SAMPLE / num_elements, MOST_READ / STRIDE)
     sample = stream.run(lambda: partial(_sample, stream.coding, ratio), share=STRIDE * ratio)
     x, y = (select.guess(k, num_elements, stream.coding, side) for side in zip(*sample, strict=True))
     return x, y
