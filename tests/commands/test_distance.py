@@ -65,6 +65,7 @@ def test_a_gate(ckpt: Path) -> None:
         (("--pair", "v,x"), "no layer has both"),
         (("--truncate", "1.5"), "--truncate"),
         (("--layout", "x"), "no layout 'x'"),
+        (("--device", "tpu"), "choose auto, cpu, cuda or cuda:0"),
     ],
 )
 def test_usage(arguments: tuple[str, ...], words: str, ckpt: Path) -> None:

@@ -7,15 +7,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from tests.helpers import NUMPY, Tensors, expert_key, experts_of, save, save_sharded, slot_shapes, tiny
 from vlmerge_cli.checkpoint.reader import open_checkpoint
 from vlmerge_cli.errors import MergeError, UsageError
 from vlmerge_cli.layouts.survey import detect
-from vlmerge_cli.merging import measure
+from vlmerge_cli.merging import measure, scan
 from vlmerge_cli.merging.arrays import NumpyArrays
 from vlmerge_cli.metrics import select
 
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda",
+        marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")],
+    ),
+]
 FOUR = ("l2", "cosine", "ssd", "tssd")
 
 
@@ -109,6 +117,53 @@ def test_the_whole_equals_numpy(content: str, few: int, tmp_path: Path, monkeypa
     close(measured(path).whole, expected(CONTENTS[content]))
 
 
+@pytest.mark.parametrize("few", [0, 30])
+@pytest.mark.parametrize("content", [*CONTENTS, "one tensor"])
+def test_a_sample_does_not_change_the_result(
+    content: str, few: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A good one or not: values concentrated in one tensor are hard to see in a sample."""
+    lump = experts_only(lambda rng, shape, key: rng.standard_normal(shape) * (".1.mlp.v.fc1.b" in key or 1e-9))
+    tensors = CONTENTS.get(content, lump)
+    monkeypatch.setattr(scan, "CHUNK", 50)
+    monkeypatch.setattr(select, "FEW", few)
+    monkeypatch.setattr(select, "SAMPLE", 300)
+    path = save(tmp_path / "c.safetensors", tensors)
+    for truncate in (0.01, 0.5, 0.97):
+        close(measured(path, truncate=truncate).whole, expected(tensors, truncate=truncate))
+
+
+@pytest.mark.parametrize(("few", "most"), [(0, 3), (80_000, 1), (1 << 20, 1)])
+@pytest.mark.parametrize("dtype", ["F32", "BF16", "F16"])
+def test_passes(dtype: str, few: int, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One over the bytes where few pairs lie near the thresholds; at most three, and two for 16-bit types."""
+    monkeypatch.setattr(scan, "CHUNK", 1 << 12)
+    monkeypatch.setattr(select, "FEW", few)
+    monkeypatch.setattr(select, "SAMPLE", 10_000)
+    tensors = {
+        key: value.astype(NUMPY[dtype]) for key, value in tiny(width=100, hidden=200).items() if value.dtype.kind == "f"
+    }
+    path = save(tmp_path / "c.safetensors", tensors)
+    done: list[int] = []
+    with open_checkpoint(path) as opened:
+        survey, _ = detect(opened.tensors, "")
+        whole = measure.measure(opened, survey, ("v", "l"), advance=done.append).whole
+    bytes_of_pass = 2 * whole.num_weights * NUMPY[dtype].itemsize
+    sample = min(10_000 * scan.STRIDE / whole.num_weights, scan.MOST_READ) if few < whole.num_weights else 0
+    passes = sum(done) / bytes_of_pass - sample
+    assert passes == pytest.approx(round(passes), abs=0.02)
+    assert 1 <= round(passes) <= (most if dtype == "F32" else min(most, 2))
+
+
+def test_float64_weights_of_any_size(tmp_path: Path) -> None:
+    """Squares and sums may leave float64's range; the distances do not."""
+    for scale in (2.0**-600, 2.0**1000):
+        tensors = {key: (value * 2.0**-8).astype(np.float64) * scale for key, value in tiny().items()}
+        plain_size = {key: value.astype(np.float64) * 2.0**-8 for key, value in tiny().items()}
+        found, wanted = measured(save(tmp_path / "c.safetensors", tensors)).whole, expected(plain_size)
+        close(found, wanted | {"l2": wanted["l2"] * scale})
+
+
 @pytest.mark.parametrize(
     "dtypes", [("F64",), ("F32",), ("F16",), ("BF16",), ("F16", "BF16"), ("BF16", "F32"), ("F16", "F64")], ids=str
 )
@@ -168,14 +223,17 @@ def test_rows(pair: tuple[str, str], by: str, tmp_path: Path) -> None:
     assert total / found.whole.num_weights == pytest.approx(found.whole.ssd, rel=1e-12)
 
 
-def test_threads_chunks_and_shards_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("few", [0, 30, 1 << 20])
+def test_threads_chunks_and_shards_do_not_matter(few: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(select, "FEW", few)
+    monkeypatch.setattr(select, "SAMPLE", 300)
     path = save(tmp_path / "c.safetensors", tiny())
-    found = {measured(path, threads=threads) for threads in (1, 2, 4)}
-    assert len(found) == 1, "the same numbers to the last bit"
-    sharded = measured(save_sharded(tmp_path / "c", tiny(), 3))
-    close(sharded.whole, expected(tiny()))
-    monkeypatch.setattr(NumpyArrays, "chunk_elements", 7)
-    close(measured(path).whole, expected(tiny()))
+    for chunk in (scan.CHUNK, 7):
+        monkeypatch.setattr(scan, "CHUNK", chunk)
+        found = {measured(path, threads=threads) for threads in (1, 2, 4)}
+        assert len(found) == 1, "the same numbers to the last bit"
+        for one in (*found, measured(save_sharded(tmp_path / "c", tiny(), 3))):
+            close(one.whole, expected(tiny()))
 
 
 def test_integers_are_left_out(tmp_path: Path) -> None:
@@ -186,8 +244,12 @@ def test_integers_are_left_out(tmp_path: Path) -> None:
     assert "layers.0.norm1.bias" not in {row.at for row in found.rows}
 
 
+@pytest.mark.parametrize("few", [0, 1 << 20])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_is_an_error(value: float, tmp_path: Path) -> None:
+def test_what_is_not_finite_is_an_error(
+    value: float, few: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(select, "FEW", few)
     tensors = tiny()
     tensors[expert_key(2, "norm1.bias", "v")][1] = value
     with pytest.raises(MergeError, match=r"blocks\.2\.norm1\.v\.bias"):
@@ -220,3 +282,34 @@ def test_equal_experts_are_at_no_distance(tmp_path: Path) -> None:
     assert (whole.l2, whole.ssd, whole.tssd) == (0, 0, 0)
     assert 0 <= whole.cosine < 1e-15
     assert whole.num_weights == sum(int(np.prod(shape)) for shape in slot_shapes(6, 10).values()) * 3
+
+
+def on_torch(device: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> measure.Distances:
+    """With the arithmetic of a GPU, wherever."""
+    if device == "cuda":
+        return measured(path, device=device)
+
+    class Arrays(NumpyArrays):
+        def load(self, *arguments: Any) -> Any:
+            return torch.tensor(super().load(*arguments))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scan, "make_arrays", lambda device: NumpyArrays() if device == "cpu" else Arrays())
+        return measured(path, device="torch")
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", ["F64", "F32", "F16", "BF16"])
+def test_torch_equals_numpy(device: str, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = {k: v.astype(NUMPY[dtype]) if v.dtype.kind == "f" else v for k, v in tiny(dtype=np.float64).items()}
+    path = save(tmp_path / "c.safetensors", tensors)
+    wanted = measured(path)
+    for few, sample, chunk in ((1 << 20, 1, 50), (30, 300, 50), (0, 300, 1 << 20)):
+        monkeypatch.setattr(scan, "GPU_CHUNK", chunk)
+        monkeypatch.setattr(select, "FEW", few)
+        monkeypatch.setattr(select, "SAMPLE", sample)
+        found = on_torch(device, path, monkeypatch)
+        assert [row.at for row in found.rows] == [row.at for row in wanted.rows]
+        for one, two in zip((found.whole, *found.rows), (wanted.whole, *wanted.rows), strict=True):
+            assert one.num_weights == two.num_weights
+            close(one, {name: getattr(two, name) for name in FOUR})

@@ -60,6 +60,13 @@ def test_nothing_left_is_zero() -> None:
     assert Sign().value == 0
 
 
+def test_the_largest_and_the_smallest_values() -> None:
+    """|x|+|y| overflows, min/(|x|+|y|) vanishes."""
+    x, y = np.array([1.7e308, 1.7e308, 5e-324, 1e-300]), np.array([-1.7e308, -0.85e308, -5e-324, -1e300])
+    assert soft_sign(x, y) == Sign(pytest.approx(1 + 2 / 3 + 1), 4)
+    assert truncated(x, y, 1.0, 1.0) == Sign(pytest.approx(1 + 2 / 3), 3)
+
+
 def test_inputs_stay() -> None:
     x, y = np.array([1.0, -2.0]), np.array([-1.0, 2.0])
     x.setflags(write=False)

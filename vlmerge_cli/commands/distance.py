@@ -9,6 +9,7 @@ import typer
 from vlmerge_cli import console
 from vlmerge_cli.commands.options import (
     CheckpointArgument,
+    DeviceOption,
     JsonOption,
     LayoutOption,
     ReportOption,
@@ -39,6 +40,7 @@ def command(
     ] = None,
     report: ReportOption = None,
     layout: LayoutOption = None,
+    device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -51,6 +53,7 @@ def command(
 
     if by not in measure.GROUPINGS:
         raise UsageError(f"--by {by}", fix=nearest(by, measure.GROUPINGS))
+    device = devices.resolve(device, prefer_gpu=False)
     limits = measure.parse_limits(fail_above or [])
     with open_checkpoint(checkpoint) as opened:
         survey, _ = find(opened.tensors, find_layout(layout), checkpoint)
@@ -62,8 +65,8 @@ def command(
         workers = threads or min(4, devices.num_cpus())
         found = []
         for one in dict.fromkeys(chosen):
-            with console.progress(f"{one[0]} and {one[1]}", 2 * opened.num_bytes, quiet=json) as advance:
-                found.append(measure.measure(opened, survey, one, by, truncate, weights_only, workers, advance))
+            with console.progress(f"{one[0]} and {one[1]}", opened.num_bytes, quiet=json) as advance:
+                found.append(measure.measure(opened, survey, one, by, truncate, weights_only, workers, advance, device))
         about = {"checkpoint": checkpoint, "layout": survey.layout.name, "architecture": survey.architecture}
     if json:
         console.show_json(_document(about, found))

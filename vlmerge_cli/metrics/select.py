@@ -1,112 +1,153 @@
-"""The exact k-th smallest magnitude of a long vector, by its bit patterns, in one or two passes.
+"""The exact k-th smallest magnitude of a long vector, by its bit patterns: guessed from a sample, settled by counting.
 
-Positive floats sort as their bit patterns do. A pass counts the leading bits of every |x| in a histogram; the
-bucket that holds the k-th is split by its next bits in the following pass, until it is settled or so small that
-its members can be kept. Nothing is sorted, and memory does not grow with the vector.
+Positive floats sort as their bit patterns do. A sample says between which two patterns the k-th smallest must lie;
+a pass over the vector counts what lies below and inside, so that a wrong guess is noticed, and the few members
+inside decide. Where they are many, their histogram narrows the bracket for another pass. Nothing is sorted as a
+whole, and memory does not grow with the vector.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 Codes = np.ndarray[Any, Any]
 
-#: Members of a bucket that the last pass may keep rather than count once more.
-FEW = 1 << 20
+#: Pairs near a threshold that a pass may set aside rather than count.
+FEW = 1 << 21
+#: Entries of each vector that a guess is made from.
+SAMPLE = 1 << 20
+#: A pass splits a bracket into at most 2 to the power of this.
+DIGIT_BITS = 18
+#: Width of a guess in standard deviations of the sample's rank: a miss costs one or two passes, once in 10^8 times.
+DEVIATIONS = 6
 #: Significant bits of |x| once widened to float32 or float64.
 SIGNIFICANT = {"BF16": 15, "F16": 18, "F32": 31, "F64": 63}
 
 
-def codes_of(x: np.ndarray[Any, Any]) -> Codes:
-    """Bit patterns of |x| as unsigned integers (31 bits of a float32, 63 of a float64)."""
-    kind = np.dtype(f"u{x.itemsize}")
-    found: Codes = np.bitwise_and(x.view(kind), np.array(2 ** (8 * x.itemsize - 1) - 1, kind))
-    return found
+@dataclass(frozen=True)
+class Coding:
+    """Magnitudes of a ``wide`` type as integers: their bit patterns without the ``unused`` last bits."""
 
+    wide: str
+    unused: int
 
-def value_of(code: int, wide: str) -> float:
-    """The magnitude of a bit pattern."""
-    size = np.dtype(wide).itemsize
-    return float(np.array(code, f"u{size}").view(wide))
+    @classmethod
+    def of(cls, dtypes: set[str]) -> Coding:
+        """For vectors of these file dtypes, widened to float32, or to float64 where one is involved."""
+        if "F64" in dtypes:
+            return cls("float64", 0)
+        return cls("float32", 31 - max((SIGNIFICANT[dtype] for dtype in dtypes), default=31))
+
+    @property
+    def top(self) -> int:
+        """Infinity's."""
+        return int(self.codes(np.array([np.inf], self.wide))[0])
+
+    def codes(self, x: np.ndarray[Any, Any]) -> Codes:
+        """Of |x|, unsigned: they sort as the magnitudes do."""
+        kind = np.dtype(f"u{x.itemsize}")
+        patterns = np.bitwise_and(x.view(kind), kind.type(2 ** (8 * x.itemsize - 1) - 1))
+        found: Codes = np.right_shift(patterns, kind.type(self.unused))
+        return found
+
+    def value(self, code: int) -> float:
+        """The magnitude of a code; below all magnitudes for -1."""
+        if code < 0:
+            return -1.0
+        size = np.dtype(self.wide).itemsize
+        return float(np.array(code << self.unused, f"u{size}").view(self.wide))
 
 
 @dataclass(frozen=True)
 class Bracket:
-    """Where the k-th smallest is known to be: codes that share their leading ``settled`` of ``width`` bits.
+    """The k-th smallest code is thought to be above ``low`` and at most ``high``; -1 lies below all codes."""
 
-    ``prefix`` are those bits, ``rank`` the place (from 1) among the ``members`` of the bracket. ``significant``
-    is how many leading bits can differ at all; a rank of 0 means k = 0: there is no threshold.
-    """
-
-    width: int
-    significant: int
-    rank: int
-    prefix: int = 0
-    settled: int = 0
-    members: int = 0
+    k: int
+    coding: Coding
+    low: int
+    high: int
 
     @property
     def is_exact(self) -> bool:
-        return self.rank == 0 or self.settled >= self.significant
+        """Whether it leaves one code."""
+        return self.high - self.low == 1
 
     @property
-    def is_small(self) -> bool:
-        """Whether the last pass can keep the members."""
-        return self.is_exact or (self.settled > 0 and self.members <= FEW)
+    def threshold(self) -> float:
+        """The k-th smallest magnitude, once exact; 0 when k = 0."""
+        return self.coding.value(self.high)
 
     @property
-    def threshold_code(self) -> int:
-        """The k-th smallest code, once exact; -1 when k = 0."""
-        return -1 if self.rank == 0 else self.prefix << (self.width - self.settled)
+    def bounds(self) -> tuple[float, float]:
+        """The magnitudes of ``low`` and ``high``: none above the second can be the threshold, none up to the first."""
+        return self.coding.value(self.low), self.coding.value(self.high)
 
-    @property
-    def digit_bits(self) -> int:
-        """How many bits the next histogram splits by."""
-        left = self.significant - self.settled
-        return left if left <= 18 else 16
+    def inside(self, x: np.ndarray[Any, Any]) -> Codes:
+        """The codes of those members of x that lie in the bracket."""
+        codes = self.coding.codes(x)
+        if self.low >= 0:
+            codes = codes[codes > self.low]
+        return codes[codes <= self.high]
 
-    def histogram(self, codes: Codes) -> np.ndarray[Any, Any]:
-        """Counts of the next digit among the members in ``codes``; counts of chunks add up."""
-        shift = self.width - self.settled
-        if self.settled:
-            codes = codes[(codes >> codes.dtype.type(shift)) == self.prefix]
-        digits = codes >> codes.dtype.type(shift - self.digit_bits)
-        if self.settled:
-            digits &= codes.dtype.type((1 << self.digit_bits) - 1)
-        return np.bincount(digits.astype(np.int64, copy=False), minlength=1 << self.digit_bits)
+    def holds(self, num_below: int, num_inside: int) -> bool:
+        """Whether it is right, given how many codes are at most ``low`` and how many are inside."""
+        return self.k == 0 or num_below < self.k <= num_below + num_inside
 
-    def narrowed(self, histogram: np.ndarray[Any, Any]) -> Bracket:
-        """The bucket of the k-th after a whole pass."""
-        if self.rank == 0:
-            return self
-        upto = np.cumsum(histogram)
-        digit = int(np.searchsorted(upto, self.rank))
-        before = int(upto[digit] - histogram[digit])
-        bits = self.digit_bits
-        prefix = (self.prefix << bits) | digit
-        return Bracket(
-            self.width, self.significant, self.rank - before, prefix, self.settled + bits, int(histogram[digit])
-        )
-
-    def bounds(self) -> tuple[int, int]:
-        """(lowest, highest) code of the bracket; equal to the threshold when exact."""
+    def settled(self, num_below: int, members: Codes) -> Bracket:
+        """Exact, from all members of the bracket, which must hold."""
         if self.is_exact:
-            return self.threshold_code, self.threshold_code
-        shift = self.width - self.settled
-        return self.prefix << shift, ((self.prefix + 1) << shift) - 1
+            return self
+        place = self.k - num_below - 1
+        code = int(np.partition(members, place)[place])
+        return replace(self, low=code - 1, high=code)
 
-    def settle(self, members: Codes) -> Bracket:
-        """The exact threshold from all members of the bracket."""
-        assert len(members) == self.members, (len(members), self.members)
-        code = int(np.partition(members, self.rank - 1)[self.rank - 1])
-        return Bracket(self.width, self.width, 1, code, self.width, 1)
+    @property
+    def _digit_shift(self) -> int:
+        return max(0, (self.high - self.low - 1).bit_length() - DIGIT_BITS)
+
+    def count(self, members: Codes, histogram: np.ndarray[Any, Any]) -> None:
+        """Add members of the bracket to its histogram of 2^DIGIT_BITS parts of equal width."""
+        offsets = members - members.dtype.type(self.low + 1)
+        np.add.at(histogram, (offsets >> offsets.dtype.type(self._digit_shift)).astype(np.intp), 1)
+
+    def narrowed(self, num_below: int, num_inside: int, histogram: np.ndarray[Any, Any]) -> Bracket:
+        """What a whole pass leaves of the bracket: one part of the histogram, or all on one side where it missed."""
+        if not self.holds(num_below, num_inside):
+            low, high = (-1, self.low) if self.k <= num_below else (self.high, self.coding.top)
+            return replace(self, low=low, high=high)
+        if self.is_exact:
+            return self
+        part = int(np.searchsorted(np.cumsum(histogram), self.k - num_below))
+        low = self.low + (part << self._digit_shift)
+        return replace(self, low=low, high=min(self.high, low + (1 << self._digit_shift)))
 
 
-def start(num_elements: int, ratio: float, dtypes: set[str]) -> Bracket:
-    """Before the first pass: k = floor(ratio · n) over vectors of these file dtypes."""
-    wide = 64 if "F64" in dtypes else 32
-    significant = max(SIGNIFICANT[dtype] for dtype in dtypes) if wide == 32 else 63
-    return Bracket(wide - 1, significant, int(ratio * num_elements))
+def anywhere(k: int, coding: Coding) -> Bracket:
+    """A bracket that holds every finite magnitude; for k = 0 only 0, which counts as zeroed anyway."""
+    return Bracket(k, coding, -1, coding.top if k else 0)
+
+
+def guess(k: int, num_elements: int, coding: Coding, sample: Sequence[tuple[Codes, Codes]]) -> Bracket:
+    """A bracket around the k-th smallest of ``num_elements``, from codes that were sampled all over the vector.
+
+    The sample comes in pairs, both taken from one stretch of the vector: how much they differ in the share of codes
+    below the threshold tells how far the sample's rank can be off, however the magnitudes are spread.
+    """
+    whole = anywhere(k, coding)
+    halves = [half for pair in sample for half in pair]
+    if k == 0 or not sum(map(len, halves)):
+        return whole
+    codes = np.concatenate(halves)
+    rank = k * len(codes) / num_elements
+    centre = np.partition(codes, place := min(int(rank), len(codes) - 1))[place]
+    differences = [int(np.count_nonzero(a <= centre)) - int(np.count_nonzero(b <= centre)) for a, b in sample]
+    margin = DEVIATIONS * math.sqrt(sum(difference**2 for difference in differences)) + 2
+    first, last = math.floor(rank - margin), math.ceil(rank + margin)
+    low = int(np.partition(codes, first)[first]) - 1 if first >= 0 else whole.low
+    high = int(np.partition(codes, last)[last]) if last < len(codes) else whole.high
+    return replace(whole, low=min(low, whole.high - 1), high=min(high, whole.high))

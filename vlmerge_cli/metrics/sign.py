@@ -10,7 +10,7 @@ import numpy as np
 Vector = np.ndarray[Any, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sign:
     """Σ of pairwise dissimilarities and the number of pairs; adds up over chunks.
 
@@ -36,7 +36,7 @@ class Sign:
 
 def soft_sign(x: Vector, y: Vector) -> Sign:
     """SSD's sums for two vectors of one floating type."""
-    return Sign(_opposition(x, y, _differ_in_sign(x, y)), x.size)
+    return Sign(float(dissimilarities(x.astype(np.float64), y.astype(np.float64)).sum()), x.size)
 
 
 def truncated(x: Vector, y: Vector, x_limit: float, y_limit: float) -> Sign:
@@ -46,25 +46,17 @@ def truncated(x: Vector, y: Vector, x_limit: float, y_limit: float) -> Sign:
     zero zeroes nothing. Source: paper section 7.
     """
     keep_x, keep_y = np.abs(x) > max(x_limit, 0), np.abs(y) > max(y_limit, 0)
-    count = int(np.count_nonzero(keep_x | keep_y))
-    keep_x &= keep_y
-    keep_x &= _differ_in_sign(x, y)
-    return Sign(_opposition(x, y, keep_x), count)
+    both = keep_x & keep_y
+    return Sign(soft_sign(x[both], y[both]).total, int(np.count_nonzero(keep_x | keep_y)))
 
 
-def _differ_in_sign(x: Vector, y: Vector) -> Vector:
-    kind = f"i{x.itemsize}"
-    differ: Vector = np.bitwise_xor(x.view(kind), y.view(kind)) < 0
-    return differ
+def dissimilarities(x: Any, y: Any, xp: Any = np) -> Any:
+    """2 min(|x|,|y|) / (|x|+|y|) for pairs of opposite sign, 0 for the others; for all finite float64 values.
 
-
-def _opposition(x: Vector, y: Vector, where: Vector) -> float:
-    """Σ 2 min(|x|,|y|) / (|x|+|y|) in float64 over the pairs marked in ``where``, all of opposite sign."""
-    index = np.flatnonzero(where)
-    a = np.abs(x.take(index).astype(np.float64))
-    b = np.abs(y.take(index).astype(np.float64))
-    smaller = np.minimum(a, b)
-    a += b
-    a[a == 0] = 1  # 0 and -0
-    smaller /= a
-    return 2 * float(smaller.sum())
+    ``xp`` is the library of the vectors, numpy or torch.
+    """
+    a, b = xp.abs(x), xp.abs(y)
+    larger = xp.maximum(a, b)
+    ratio = xp.minimum(a, b) / xp.where(larger == 0, 1.0, larger)  # |x|+|y| could overflow
+    ratio = xp.where(xp.signbit(x) == xp.signbit(y), 0.0, ratio)
+    return 2 * ratio / (1 + ratio)
