@@ -33,8 +33,8 @@ def sections(records: Sequence[Record]) -> list[Section]:
     ends = _phase_ends(records)
     figures = tuple(
         Figure(
-            slug, title, tuple(panel for name in own for panel in _panels(name, curves, ends)), f"Curves over the steps: {_listed(own)}.",
-            "Dotted: where a phase ends." if ends else "", across=3,
+            slug, title, tuple(panel for name in own for panel in _panels(name, curves, ends)),
+            f"Curves over the steps: {_listed(own)}.", "Dotted: where a phase ends." if ends else "", across=3,
         )
         for slug, title, own in groups if own
     )  # fmt: skip

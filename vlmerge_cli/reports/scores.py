@@ -86,10 +86,14 @@ class Values:
     def number(self, digits: int = 2) -> Number | None:
         return Number(self.mean, self.spread, digits) if self else None
 
+    def within(self, other: Values) -> Values:
+        """Of the seeds that ``other`` has too."""
+        return replace(self, by_seed={seed: v for seed, v in self.by_seed.items() if seed in other.by_seed})
+
     def minus(self, other: Values) -> Values:
         """Differences within the seeds that both have."""
-        seeds = [seed for seed in self.by_seed if seed in other.by_seed]
-        return Values({s: self.by_seed[s] - other.by_seed[s] for s in seeds}, self.variance + other.variance)
+        own = self.within(other).by_seed
+        return Values({seed: v - other.by_seed[seed] for seed, v in own.items()}, self.variance + other.variance)
 
 
 MSA = Pick()
