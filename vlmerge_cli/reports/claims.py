@@ -279,7 +279,7 @@ def _ours(study: Study, scores: Iterable[Score], others: Mapping[str, Pick], lea
 def _gap(score: Score, one: Values, other: Values, names: tuple[str, str], least: float = 0.0, digits: int = 2
          ) -> Findings:  # fmt: skip
     if gap := one.minus(other):
-        numbers = f"{names[0]} {one.number(digits)}, {names[1]} {other.number(digits)}"
+        numbers = f"{names[0]} {one.within(gap).number(digits)}, {names[1]} {other.within(gap).number(digits)}"
         yield judge(gap, score.label, numbers, least, digits, not score.finetuned)
 
 

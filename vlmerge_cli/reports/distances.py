@@ -6,8 +6,6 @@ import math
 import re
 from dataclasses import dataclass
 
-import numpy as np
-
 from vlmerge_cli.reports.judging import pearson
 from vlmerge_cli.reports.scores import Pick, Score, Study, Values
 
@@ -53,7 +51,7 @@ def correlations(study: Study, metric: str, score: Score, width: int = 0) -> Cor
     every = [point for seed in sorted(points) for point in points[seed]]
     by_seed = {seed: pearson(*zip(*points[seed], strict=True)) for seed in sorted(points)}
     known = {seed: r for seed, r in by_seed.items() if not math.isnan(r)}
-    of_all = pearson(*np.array(every).T.tolist()) if len(every) > 1 else math.nan
+    of_all = pearson(*zip(*every, strict=True)) if len(every) > 1 else math.nan
     return Correlation(Values(known), of_all, len(every))
 
 

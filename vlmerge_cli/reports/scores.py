@@ -6,9 +6,8 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import fmean, stdev
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from vlmerge_cli.records import Record
 from vlmerge_cli.reports.document import Number
@@ -76,20 +75,24 @@ class Values:
 
     @property
     def mean(self) -> float:
-        return float(np.mean(list(self.by_seed.values())))
+        return fmean(self.by_seed.values())
 
     @property
     def spread(self) -> float | None:
         """Standard deviation over seeds; None for one."""
-        return float(np.std(list(self.by_seed.values()), ddof=1)) if len(self.by_seed) > 1 else None
+        return stdev(self.by_seed.values()) if len(self.by_seed) > 1 else None
 
     def number(self, digits: int = 2) -> Number | None:
         return Number(self.mean, self.spread, digits) if self else None
 
+    def within(self, other: Values) -> Values:
+        """Of the seeds that ``other`` has too."""
+        return replace(self, by_seed={seed: v for seed, v in self.by_seed.items() if seed in other.by_seed})
+
     def minus(self, other: Values) -> Values:
         """Differences within the seeds that both have."""
-        seeds = [seed for seed in self.by_seed if seed in other.by_seed]
-        return Values({s: self.by_seed[s] - other.by_seed[s] for s in seeds}, self.variance + other.variance)
+        own = self.within(other).by_seed
+        return Values({seed: v - other.by_seed[seed] for seed, v in own.items()}, self.variance + other.variance)
 
 
 MSA = Pick()
@@ -129,7 +132,7 @@ class Study:
     def values(self, score: Score, pick: Pick, split: str = "test") -> Values:
         found = self._scores.get(self._key(score, pick, split), {})
         numbers = {
-            seed: float(np.mean([float(run[score.value]) for run in runs]))
+            seed: fmean(float(run[score.value]) for run in runs)
             for seed, runs in sorted(found.items())
             if all(score.value in run for run in runs)
         }
@@ -160,7 +163,7 @@ class Study:
         if not found:
             return None
         shared = set.intersection(*map(set, found.values()))
-        means = {at: np.mean([v for seed, v in by_seed.items() if seed in shared or not shared])
+        means = {at: fmean(v for seed, v in by_seed.items() if seed in shared or not shared)
                  for at, by_seed in found.items()}  # fmt: skip
         return pick.merged(max(means, key=lambda at: means[at]), method)
 
@@ -214,7 +217,7 @@ def _binomial(percents: Mapping[int, float], samples: int) -> float:
     """p (100 - p) / n of a score in percent."""
     if not percents or not samples:
         return math.nan
-    share = min(max(float(np.mean(list(percents.values()))), 0.0), 100.0)
+    share = min(max(fmean(percents.values()), 0.0), 100.0)
     return share * (100 - share) / samples
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-
-import numpy as np
+from statistics import fmean
 
 from vlmerge_cli.records import Record
 from vlmerge_cli.reports import paper
@@ -199,7 +198,7 @@ def _steps(records: Iterable[Record], name: str, **wanted: object) -> dict[float
     for record in records:
         if all(_equal(record.at.get(key), value) for key, value in wanted.items()) and name in record.values:
             found.setdefault(float(record.at["step"]), []).append(float(record.values[name]))
-    return {step: float(np.mean(values)) for step, values in found.items()}
+    return {step: fmean(values) for step, values in found.items()}
 
 
 def _equal(one: object, other: object) -> bool:

@@ -1,4 +1,4 @@
-"""Tables and verdicts as CSV: one file a table, numbers in full, spreads in columns of their own."""
+"""Tables and verdicts as CSV: one file a table, twelve digits, spreads in columns of their own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vlmerge_cli.reports.document import Column, Number, Table, Verdict
 
 
 def table_csv(table: Table) -> str:
-    """Numbers are not rounded; what has no record is empty."""
+    """What has no record is empty."""
     head: list[str] = []
     columns: list[tuple[int, bool]] = []
     for place, column in enumerate(table.columns):
@@ -30,7 +30,8 @@ def verdicts_csv(verdicts: Iterable[Verdict]) -> str:
     for verdict in verdicts:
         about = [verdict.claim, verdict.source, verdict.outcome]
         rows += [
-            [*about, f.score, f.outcome, repr(f.gap), repr(f.error), repr(f.least), f.numbers] for f in verdict.findings
+            [*about, f.score, f.outcome, _number(f.gap), _number(f.error), _number(f.least), f.numbers]
+            for f in verdict.findings
         ] or [[*about, "", "", "", "", "", ""]]
     return _written(head, rows)
 
@@ -43,8 +44,13 @@ def _text(row: Sequence[object], place: int, spread: bool) -> str:
     cell = row[place]
     if isinstance(cell, Number):
         number = cell.spread if spread else cell.mean
-        return "" if number is None else repr(number)
+        return "" if number is None else _number(number)
     return "" if spread or cell is None else str(cell)
+
+
+def _number(value: float) -> str:
+    """More digits would differ between machines."""
+    return f"{value:.12g}"
 
 
 def _written(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
