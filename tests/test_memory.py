@@ -22,9 +22,9 @@ class Refuse:
         if name.partition(".")[0] in refused:
             raise AssertionError(f"{name} was imported")
 sys.meta_path.insert(0, Refuse())
-from vlmerge_cli.cli import main
+from vlmerge_cli.cli import app
 try:
-    main()
+    app()
 except SystemExit as end:
     (line,) = (line for line in open("/proc/self/status") if line.startswith("VmHWM"))
     print(json.dumps({"code": end.code, "peak_mib": int(line.split()[1]) / 1024}), file=sys.stderr)

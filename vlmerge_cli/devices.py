@@ -31,6 +31,20 @@ def resolve(device: str, prefer_gpu: bool) -> str:
     return device
 
 
+def load_numpy() -> None:
+    """Import numpy with one BLAS thread: slots go side by side, and further threads would spin for nothing at first.
+
+    To be called before anything else imports it.
+    """
+    name = "OPENBLAS_NUM_THREADS"
+    ours = name not in os.environ
+    os.environ.setdefault(name, "1")
+    import numpy  # noqa: F401
+
+    if ours:
+        del os.environ[name]
+
+
 def num_cpus() -> int:
     """Processors this process may run on, shared with the other ranks on this machine."""
     return max(1, len(os.sched_getaffinity(0)) // ranks.local_world_size())

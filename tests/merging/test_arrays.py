@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -14,7 +15,7 @@ from vlmerge_cli.checkpoint.reader import open_checkpoint
 from vlmerge_cli.checkpoint.writer import Target, create
 from vlmerge_cli.layouts.survey import detect
 from vlmerge_cli.merging import execute as engine
-from vlmerge_cli.merging.arrays import NumpyArrays, TorchArrays, narrow
+from vlmerge_cli.merging.arrays import NumpyArrays, TorchArrays, count_non_finite, is_finite, narrow
 from vlmerge_cli.merging.execute import Job, execute
 from vlmerge_cli.merging.plan import Request, make_plan
 from vlmerge_cli.methods import METHODS
@@ -105,6 +106,27 @@ def test_every_half_is_widened_exactly(dtype: str, wide: str, tmp_path: Path) ->
         for arrays in (NumpyArrays(), TorchArrays("cpu")):
             found = np.asarray(arrays.load("x", opened, "a", 0, len(every), wide))
             np.testing.assert_array_equal(found, every.astype(wide))
+
+
+@pytest.mark.parametrize("dtype", ["F64", "F32", "F16", "BF16"])
+def test_what_is_not_finite_is_found_among_what_is(dtype: str) -> None:
+    kind = NUMPY[dtype]
+    largest = np.finfo(kind).max if dtype != "BF16" else ml_dtypes.finfo(kind).max
+    fine = np.array([0.0, -0.0, 1, -1, largest, -largest, np.nextafter(np.float32(0), np.float32(1))]).astype(kind)
+    assert is_finite(fine.view(np.uint8), dtype)
+    assert is_finite(fine[:0].view(np.uint8), dtype)
+    for bad in (np.inf, -np.inf, np.nan, -np.nan):
+        mixed = np.concatenate([fine, np.array([bad]).astype(kind), fine]).view(np.uint8)
+        assert not is_finite(mixed, dtype), bad
+        assert count_non_finite(mixed, dtype) == 1
+
+
+@pytest.mark.parametrize("dtype", ["F16", "BF16"])
+def test_every_half_is_judged_as_numpy_does(dtype: str) -> None:
+    every = np.arange(1 << 16, dtype=np.uint16)
+    right = np.isfinite(every.view(NUMPY[dtype]).astype(np.float32))
+    assert [is_finite(one.view(np.uint8), dtype) for one in every[:, None]] == right.tolist()
+    assert count_non_finite(every.view(np.uint8), dtype) == np.count_nonzero(~right)
 
 
 def test_narrow_rounds_to_the_nearest_even() -> None:

@@ -12,7 +12,6 @@ import errno
 import fcntl
 import json
 import os
-import secrets
 import shutil
 import threading
 from collections.abc import Iterator, Mapping
@@ -88,15 +87,38 @@ class Output:
 
     def write(self, key: str, offset: int, data: Buffer) -> None:
         """Put ``data`` at ``offset`` of ``key``; from any thread, in any order."""
-        fd, start, stop = self._place[key]
         view = memoryview(data).cast("B")
-        assert start + offset + len(view) <= stop, (key, offset, len(view), stop - start)
-        with self._lock:
-            self._missing[key] -= len(view)
-        position = start + offset
+        fd, position = self._at(key, offset, len(view))
+        self._count(key, len(view))
         while view:
             count = os.pwrite(fd, view, position)
             view, position = view[count:], position + count
+
+    def copy(self, key: str, offset: int, source: tuple[int, int], num_bytes: int) -> int:
+        """Let the kernel put bytes of another file (open, from a position on) at ``offset`` of ``key``.
+
+        Returns how many it moved: 0 where it cannot do that between these files, which ``write`` then has to.
+        """
+        fd, position = self._at(key, offset, num_bytes)
+        done = 0
+        with suppress(OSError, AttributeError):  # not on this system; if it is the disk, ``write`` will say so
+            while done < num_bytes:
+                count = os.copy_file_range(source[0], fd, num_bytes - done, source[1] + done, position + done)
+                if count == 0:
+                    break
+                done += count
+        self._count(key, done)
+        return done
+
+    def _at(self, key: str, offset: int, num_bytes: int) -> tuple[int, int]:
+        """The file and the position in it for some bytes of ``key``."""
+        fd, start, stop = self._place[key]
+        assert start + offset + num_bytes <= stop, (key, offset, num_bytes, stop - start)
+        return fd, start + offset
+
+    def _count(self, key: str, num_bytes: int) -> None:
+        with self._lock:
+            self._missing[key] -= num_bytes
 
     def join(self) -> None:
         """Wait for all ranks and take what they wrote into account."""
@@ -233,7 +255,7 @@ def remove_leftovers(path: Path) -> None:
 @contextmanager
 def _temporary(path: Path, folder: bool) -> Iterator[Path]:
     """A locked, empty temporary beside ``path``; removed on the way out unless it was renamed."""
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.partial"
+    temporary = path.parent / f".{path.name}.{os.urandom(4).hex()}.partial"
     if folder:
         temporary.mkdir()
     else:
@@ -292,7 +314,7 @@ def _exchange(one: Path, other: Path) -> None:
             return
         if ctypes.get_errno() not in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(other))
-    aside = other.with_name(f".{other.name}.{secrets.token_hex(4)}.old")
+    aside = other.with_name(f".{other.name}.{os.urandom(4).hex()}.old")
     other.rename(aside)
     one.rename(other)
     aside.rename(one)

@@ -15,6 +15,9 @@ from vlmerge_cli.checkpoint.reader import Checkpoint
 
 NumpyArray = np.ndarray[Any, Any]
 
+#: The exponent bits of a type, which are all set in its infinities and NaNs alone.
+EXPONENTS = {"F16": 0x7C00, "BF16": 0x7F80, "F32": 0x7F80_0000, "F64": 0x7FF0_0000_0000_0000}
+
 
 class Arrays(Protocol):
     """What an engine needs of a device."""
@@ -89,6 +92,24 @@ def narrow(array: NumpyArray, dtype: str) -> NumpyArray:
         return flat.view(np.uint8)
     with np.errstate(over="ignore", invalid="ignore"):
         return flat.astype(numpy_type(dtype)).view(np.uint8)
+
+
+def is_finite(data: NumpyArray, dtype: str) -> bool:
+    """Whether the bytes of a file's floating ``dtype`` hold no NaN and no infinity.
+
+    As whole numbers those are the largest of their sign: two maxima tell, and nothing is allocated.
+    """
+    size, least = DTYPES[dtype].bits // 8, EXPONENTS[dtype]
+    if not len(data):
+        return True
+    signed, unsigned = data.view(f"i{size}").max(), data.view(f"u{size}").max()
+    return bool(signed < least and unsigned < least | 1 << (8 * size - 1))
+
+
+def count_non_finite(data: NumpyArray, dtype: str) -> int:
+    """How many NaN and infinities the bytes of a file's floating ``dtype`` hold."""
+    exponent = np.uint64(EXPONENTS[dtype]).astype(f"u{DTYPES[dtype].bits // 8}")
+    return int(np.count_nonzero(data.view(exponent.dtype) & exponent == exponent))
 
 
 class TorchArrays:

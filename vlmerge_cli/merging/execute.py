@@ -18,13 +18,11 @@ from vlmerge_cli.checkpoint.reader import Checkpoint
 from vlmerge_cli.checkpoint.writer import Output
 from vlmerge_cli.errors import MergeError
 from vlmerge_cli.merging import parallel
-from vlmerge_cli.merging.arrays import Arrays, make_arrays
+from vlmerge_cli.merging.arrays import Arrays, count_non_finite, is_finite, make_arrays
 from vlmerge_cli.merging.plan import Copy, Drop, Merge, Plan, Same, Step, sources_of
 from vlmerge_cli.methods.method import Group
 
 COPY_BYTES = 1 << 20
-#: The exponent bits of a type that results may be rounded to; all set in an infinity or a NaN.
-EXPONENTS = {"F16": 0x7C00, "BF16": 0x7F80, "F32": 0x7F80_0000}
 
 
 @dataclass(frozen=True)
@@ -115,19 +113,25 @@ class Worker:
             self._same(step, piece)
         elif _is_raw(self.job, step):
             assert isinstance(step, Copy)
-            self.output.write(step.target, piece.first, self._read(step.source, piece, 0))
+            self._copy(step, piece)
         else:
             assert isinstance(step, Copy)
             wide = "float64" if self._dtype(step) == "F64" else "float32"
             self._store(step, piece, self._load("copy", step.source, piece, wide))
 
+    def _copy(self, step: Copy, piece: Piece) -> None:
+        """From file to file inside the kernel, or else through memory."""
+        fd, start = self.job.checkpoint.place(step.source)
+        done = self.output.copy(step.target, piece.first, (fd, start + piece.first), piece.count)
+        if done < piece.count:
+            rest = replace(piece, first=piece.first + done, count=piece.count - done)
+            self.output.write(step.target, rest.first, self._read(step.source, rest, 0))
+
     def _merge(self, step: Merge, piece: Piece) -> None:
         group = self._group(step, piece, whole=not self.job.plan.method.elementwise(step.slot))
         with np.errstate(over="ignore", invalid="ignore"):
             merged = self.job.plan.method(group)
-        if not self.job.allow_non_finite and self.arrays.num_non_finite(merged):
-            raise self._non_finite(step, group.experts, group.base)
-        self._store(step, piece, merged)
+        self._store(step, piece, merged, group)
 
     def examine(self, piece: Piece) -> Any:
         """What the method wants to know of a slot before the merge."""
@@ -169,21 +173,21 @@ class Worker:
     def _load(self, name: str, key: str, piece: Piece, wide: str) -> Any:
         return self.arrays.load(name, self.job.checkpoint, key, piece.first, piece.count, wide)
 
-    def _store(self, step: Merge | Copy, piece: Piece, array: Any) -> None:
+    def _store(self, step: Merge | Copy, piece: Piece, array: Any, group: Group | None = None) -> None:
+        """Round and write; ``group`` is what the array was merged from."""
         dtype = self.job.plan.specs[step.target].dtype
         data = self.arrays.store(array, dtype)
-        if not self.job.allow_non_finite:
-            self._check_range(step, dtype, data, array)
+        if not self.job.allow_non_finite and not is_finite(data, dtype):
+            self._check(step, array, count_non_finite(data, dtype), group)
         self.output.write(step.target, num_bytes(dtype, piece.first), data)
 
-    def _check_range(self, step: Merge | Copy, dtype: str, data: Any, array: Any) -> None:
-        """A value that was finite must still be so in the file's type, which may be narrower than the array's."""
-        exponent = EXPONENTS.get(dtype)
-        if exponent is None or str(array.dtype).endswith(DTYPES[dtype].numpy):
-            return  # nothing was rounded
-        stored = data.view(f"u{DTYPES[dtype].bits // 8}") & exponent == exponent
-        if stored.any() and np.count_nonzero(stored) > self.arrays.num_non_finite(array):
-            name = DTYPES[dtype].numpy
+    def _check(self, step: Merge | Copy, array: Any, num_stored: int, group: Group | None) -> None:
+        """A merge gives no NaN or infinity, and a finite value is so in the file's type too, which may be narrower."""
+        num_before = self.arrays.num_non_finite(array)
+        if isinstance(step, Merge) and group is not None and num_before:
+            raise self._non_finite(step, group.experts, group.base)
+        if num_stored > num_before:
+            name = DTYPES[self.job.plan.specs[step.target].dtype].numpy
             what = f"{step.target} has values that {name} cannot hold"
             raise MergeError(what, where=self.job.checkpoint.name, fix="choose another --dtype")
 
