@@ -24,6 +24,7 @@ from vlmerge_cli import ranks
 from vlmerge_cli.checkpoint import header as headers
 from vlmerge_cli.checkpoint.header import Header, Spec
 from vlmerge_cli.checkpoint.reader import INDEX_NAME, SINGLE_NAME
+from vlmerge_cli.checkpoint.writebehind import WriteBehind, is_large
 from vlmerge_cli.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
@@ -70,10 +71,13 @@ class Target:
 class Output:
     """Files being written; every tensor must get each of its bytes once, from whichever rank.
 
-    ``new`` files are created at full size; otherwise another rank has done that.
+    ``new`` files are created at full size; otherwise another rank has done that. With ``sync``, or where they are
+    large, they are on their way to the disk while they are being filled.
     """
 
-    def __init__(self, folder: Path, files: Mapping[str, Header], new: bool = True) -> None:
+    def __init__(self, folder: Path, files: Mapping[str, Header], sync: bool, new: bool = True) -> None:
+        large = is_large(sum(header.num_bytes for header in files.values()))
+        self._behind = WriteBehind(give_back=large) if sync or large else None
         self._fds: list[int] = []
         self._place: dict[str, tuple[int, int, int]] = {}  # key -> fd, start, stop
         self._lock = threading.Lock()
@@ -89,10 +93,11 @@ class Output:
         """Put ``data`` at ``offset`` of ``key``; from any thread, in any order."""
         view = memoryview(data).cast("B")
         fd, position = self._at(key, offset, len(view))
-        self._count(key, len(view))
+        size = len(view)
         while view:
             count = os.pwrite(fd, view, position)
             view, position = view[count:], position + count
+        self._wrote(key, fd, position - size, position)
 
     def copy(self, key: str, offset: int, source: tuple[int, int], num_bytes: int) -> int:
         """Let the kernel put bytes of another file (open, from a position on) at ``offset`` of ``key``.
@@ -107,7 +112,7 @@ class Output:
                 if count == 0:
                     break
                 done += count
-        self._count(key, done)
+        self._wrote(key, fd, position, position + done)
         return done
 
     def _at(self, key: str, offset: int, num_bytes: int) -> tuple[int, int]:
@@ -116,9 +121,11 @@ class Output:
         assert start + offset + num_bytes <= stop, (key, offset, num_bytes, stop - start)
         return fd, start + offset
 
-    def _count(self, key: str, num_bytes: int) -> None:
+    def _wrote(self, key: str, fd: int, start: int, stop: int) -> None:
         with self._lock:
-            self._missing[key] -= num_bytes
+            self._missing[key] -= stop - start
+        if self._behind is not None and stop > start:
+            self._behind.wrote(fd, start, stop)
 
     def join(self) -> None:
         """Wait for all ranks and take what they wrote into account."""
@@ -167,7 +174,7 @@ def create(
     files, index = _files(target, specs, metadata)
     together = shared and ranks.world_size() > 1
     if together and not ranks.is_main():
-        with _joined(files) as output:
+        with _joined(files, target.sync) as output:
             yield output
         return
     target.check()
@@ -177,7 +184,7 @@ def create(
             folder = temporary
             if target.is_file:
                 folder, files = temporary.parent, {temporary.name: files[target.path.name]}
-            output = Output(folder, files)
+            output = Output(folder, files, target.sync)
             if not target.is_file:
                 for name, content in {**(extras or {}), **index}.items():
                     (temporary / name).write_bytes(content)
@@ -198,10 +205,10 @@ def create(
 
 
 @contextmanager
-def _joined(files: Mapping[str, Header]) -> Iterator[Output]:
+def _joined(files: Mapping[str, Header], sync: bool) -> Iterator[Output]:
     """The files that rank 0 has made, opened by another rank."""
     folder, names = ranks.gather_objects(None)[0]
-    output = Output(Path(folder), dict(zip(names, files.values(), strict=True)), new=False)
+    output = Output(Path(folder), dict(zip(names, files.values(), strict=True)), sync, new=False)
     try:
         yield output
         output.join()
