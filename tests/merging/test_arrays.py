@@ -1,4 +1,4 @@
-"""The torch path gives what the numpy path gives."""
+"""Arrays in numpy and in torch hold what the file holds."""
 
 from __future__ import annotations
 
@@ -7,73 +7,11 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-import torch
 
-from tests import helpers
-from tests.helpers import NUMPY, load, save, save_all, tiny
+from tests.helpers import NUMPY, save
 from vlmerge_cli.checkpoint.reader import open_checkpoint
-from vlmerge_cli.checkpoint.writer import Target, create
-from vlmerge_cli.layouts.survey import detect
-from vlmerge_cli.merging import execute as engine
-from vlmerge_cli.merging.arrays import NumpyArrays, TorchArrays, count_non_finite, is_finite, narrow
-from vlmerge_cli.merging.execute import Job, execute
-from vlmerge_cli.merging.plan import Request, make_plan
-from vlmerge_cli.methods import METHODS
-from vlmerge_cli.methods.method import make
-
-DEVICES = [
-    "cpu",
-    pytest.param(
-        "cuda",
-        marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")],
-    ),
-]
-
-
-def merged_on(
-    device: str | None, folder: Path, method: str, out: Path, monkeypatch: pytest.MonkeyPatch
-) -> helpers.Tensors:
-    """Merge with torch on a device, or (None) as the command line does on a CPU."""
-    with (
-        open_checkpoint(folder / "ckpt.safetensors") as opened,
-        open_checkpoint(folder / "base.safetensors") as base,
-        open_checkpoint(folder / "ckpt.grams.safetensors") as grams,
-        monkeypatch.context() as patch,
-    ):
-        if device is not None:
-            patch.setattr(engine, "make_arrays", lambda _: TorchArrays(device))
-        survey, _ = detect(opened.tensors, "")
-        plan = make_plan(opened, survey, make(method, {}), Request(), base, grams)
-        with create(Target(out), plan.specs, {}) as output:
-            execute(Job(plan, opened, base, grams, device=device or "cpu"), output)
-    return load(out)
-
-
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("dtype", ["F64", "F32", "F16", "BF16"])
-def test_torch_equals_numpy(
-    device: str, method: str, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tensors = {k: v.astype(NUMPY[dtype]) if v.dtype.kind == "f" else v for k, v in tiny(dtype=np.float64).items()}
-    save_all(tmp_path, tensors)
-    ours = merged_on(None, tmp_path, method, tmp_path / "numpy.safetensors", monkeypatch)
-    theirs = merged_on(device, tmp_path, method, tmp_path / "torch.safetensors", monkeypatch)
-    assert set(ours) == set(theirs)
-    step = {"F16": 2e-3, "BF16": 2e-2}.get(dtype, 0)  # a difference of 1e-7 may round to the neighbour
-    for key, value in ours.items():
-        assert theirs[key].dtype == value.dtype
-        np.testing.assert_allclose(theirs[key].astype(float), value.astype(float), rtol=step, atol=1e-6, err_msg=key)
-
-
-@pytest.mark.parametrize("device", DEVICES)
-def test_torch_cuts_large_tensors(device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(TorchArrays, "chunk_elements", 7)
-    save_all(tmp_path, tiny())
-    ours = merged_on(None, tmp_path, "interpolation", tmp_path / "numpy.safetensors", monkeypatch)
-    theirs = merged_on(device, tmp_path, "interpolation", tmp_path / "torch.safetensors", monkeypatch)
-    for key, value in ours.items():
-        np.testing.assert_allclose(theirs[key], value, rtol=0, atol=1e-6)
+from vlmerge_cli.merging.arrays import NumpyArrays, count_non_finite, is_finite, narrow
+from vlmerge_cli.merging.torcharrays import TorchArrays
 
 
 @pytest.mark.parametrize("arrays", [NumpyArrays, lambda: TorchArrays("cpu")], ids=["numpy", "torch"])

@@ -1,4 +1,4 @@
-"""Bytes of a checkpoint as arrays to compute with, and back: in numpy on the CPU, in torch on a GPU.
+"""Bytes of a checkpoint as arrays to compute with, and back: what an engine needs, and how numpy does it.
 
 Narrow floats are widened to float32 (or float64 where one is involved) and results are rounded once.
 Each worker thread has its own; buffers are reused, because a fresh page costs more than merging it.
@@ -112,65 +112,10 @@ def count_non_finite(data: NumpyArray, dtype: str) -> int:
     return int(np.count_nonzero(data.view(exponent.dtype) & exponent == exponent))
 
 
-class TorchArrays:
-    """Arrays on a torch device: read into pinned memory, copied over on a stream of the worker's own."""
-
-    chunk_elements = 1 << 24
-
-    def __init__(self, device: str) -> None:
-        import torch
-
-        self._torch, self._device = torch, torch.device(device)
-        self._cuda = self._device.type == "cuda"
-        self._stream: Any = torch.cuda.Stream(self._device) if self._cuda else None
-        self._pinned: dict[str, Any] = {}
-        self._types = {
-            "F64": torch.float64,
-            "F32": torch.float32,
-            "F16": torch.float16,
-            "BF16": torch.bfloat16,
-            "float64": torch.float64,
-            "float32": torch.float32,
-        }
-
-    def load(self, name: str, source: Checkpoint, key: str, first: int, count: int, wide: str) -> Any:
-        dtype = source.tensors[key].dtype
-        host = self._host(name, num_bytes(dtype, count))
-        source.read_into(key, host.numpy(), num_bytes(dtype, first))
-        with self._on_stream():
-            moved = host.to(self._device, non_blocking=True).view(self._types[dtype])
-            widened = moved.to(self._types[wide])
-        self._wait()  # the pinned buffer is free again
-        return widened if self._cuda or widened is not moved else moved.clone()
-
-    def store(self, array: Any, dtype: str) -> NumpyArray:
-        torch = self._torch
-        with self._on_stream():
-            flat = array.reshape(-1).to(self._types[dtype]).contiguous().view(torch.uint8)
-            host = self._host("out", flat.numel())
-            host.copy_(flat, non_blocking=True)
-        self._wait()
-        found: NumpyArray = host.numpy()
-        return found
-
-    def num_non_finite(self, array: Any) -> int:
-        with self._on_stream():
-            return int((~self._torch.isfinite(array)).sum())
-
-    def _host(self, name: str, size: int) -> Any:
-        held = self._pinned.get(name)
-        if held is None or held.numel() < size:
-            held = self._torch.empty(max(size, 1), dtype=self._torch.uint8, pin_memory=self._cuda)
-            self._pinned[name] = held
-        return held[:size]
-
-    def _on_stream(self) -> Any:
-        return self._torch.cuda.stream(self._stream)
-
-    def _wait(self) -> None:
-        if self._stream is not None:
-            self._stream.synchronize()
-
-
 def make_arrays(device: str) -> Arrays:
-    return NumpyArrays() if device == "cpu" else TorchArrays(device)
+    """In numpy on the CPU, in torch elsewhere."""
+    if device == "cpu":
+        return NumpyArrays()
+    from vlmerge_cli.merging.torcharrays import TorchArrays
+
+    return TorchArrays(device)

@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from vlmerge_cli import devices
 from vlmerge_cli.checkpoint.dtypes import DTYPES, num_bytes
 from vlmerge_cli.checkpoint.reader import Checkpoint
 from vlmerge_cli.checkpoint.writer import Output
 from vlmerge_cli.errors import MergeError
 from vlmerge_cli.merging import parallel
-from vlmerge_cli.merging.arrays import Arrays, count_non_finite, is_finite, make_arrays
+from vlmerge_cli.merging.arrays import Arrays, NumpyArrays, count_non_finite, is_finite, make_arrays
 from vlmerge_cli.merging.plan import Copy, Drop, Merge, Plan, Same, Step, sources_of
 from vlmerge_cli.methods.method import Group
 
@@ -49,14 +50,22 @@ class Piece:
 
 def execute(job: Job, output: Output, advance: Callable[[int], object] = lambda _: None) -> None:
     """Fill ``output``; ``advance`` is told the input bytes done. Raises MergeError for what cannot be merged."""
-    arrays = make_arrays(job.device)
+    if job.device == "cpu":
+        _execute_on_cpu(job, output, advance)
+    else:
+        from vlmerge_cli.merging import gpu
+
+        gpu.execute(job, output, devices.each(job.device), advance)
+
+
+def _execute_on_cpu(job: Job, output: Output, advance: Callable[[int], object]) -> None:
     whole = any(not job.plan.method.elementwise(step.slot) for step in job.plan.merges)
-    with parallel.one_blas_thread() if whole and job.device == "cpu" else nullcontext():
+    with parallel.one_blas_thread() if whole else nullcontext():
         parallel.run(
-            lambda: Worker(job, output, make_arrays(job.device)).do,
-            list(pieces_of(job, arrays.chunk_elements)),
+            lambda: Worker(job, output, NumpyArrays()).do,
+            list(pieces_of(job, NumpyArrays.chunk_elements)),
             job.threads,
-            lambda piece: _input_bytes(job, piece),
+            lambda piece: input_bytes(job, piece),
             advance,
         )
 
@@ -73,20 +82,20 @@ def settled(job: Job) -> Job:
                 lambda: Worker(job, None, make_arrays(job.device)).examine,
                 pieces,
                 job.threads,
-                lambda piece: _input_bytes(job, piece),
+                lambda piece: input_bytes(job, piece),
                 lambda _: None,
             )
     seen = {step.slot: one for step, one in zip(steps, found, strict=True)}
     return replace(job, plan=replace(job.plan, method=method.settle(seen, [step.slot for step in merges])))
 
 
-def _input_bytes(job: Job, piece: Piece) -> int:
+def input_bytes(job: Job, piece: Piece) -> int:
     tensor = job.checkpoint.tensors[sources_of(piece.step)[0]]
     count = len(sources_of(piece.step))
-    return count * (piece.count if _is_raw(job, piece.step) else num_bytes(tensor.dtype, piece.count))
+    return count * (piece.count if is_raw(job, piece.step) else num_bytes(tensor.dtype, piece.count))
 
 
-def _is_raw(job: Job, step: Step) -> bool:
+def is_raw(job: Job, step: Step) -> bool:
     """Whether a step moves bytes as they are; its pieces then count bytes, not elements."""
     if isinstance(step, Same):
         return True
@@ -111,7 +120,7 @@ class Worker:
             self._merge(step, piece)
         elif isinstance(step, Same):
             self._same(step, piece)
-        elif _is_raw(self.job, step):
+        elif is_raw(self.job, step):
             assert isinstance(step, Copy)
             self._copy(step, piece)
         else:
@@ -233,7 +242,7 @@ def pieces_of(job: Job, chunk_elements: int) -> Iterator[Piece]:
         size, chunk = tensor.num_elements, chunk_elements
         if isinstance(step, Merge) and not job.plan.method.elementwise(step.slot):
             chunk = max(size, 1)
-        elif _is_raw(job, step):
+        elif is_raw(job, step):
             size, chunk = tensor.num_bytes, COPY_BYTES
         for first in range(0, size, chunk):
             yield Piece(step, first, min(chunk, size - first))

@@ -27,6 +27,8 @@ ANY_LINEAR = (Slot(0, "weight", "linear"),)
 #: Small files of a folder that go along with its weights: configurations, tokenizers, templates.
 CARRIED = {".json", ".txt", ".model", ".jinja", ".yaml"}
 MAX_CARRIED_BYTES = 16_000_000
+#: Fetched from the disk while torch is loaded.
+READ_AHEAD_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,9 @@ def run(ready: Prepared, target: Target, settings: Settings, advance: Callable[[
     check_output(ready, target)
     solves = any(not ready.plan.method.elementwise(step.slot) for step in ready.plan.merges)
     device = devices.resolve(settings.device, prefer_gpu=solves)
+    if device != "cpu":
+        devices.start_torch()
+        ready.checkpoint.read_ahead(READ_AHEAD_BYTES)
     job = Job(
         ready.plan,
         ready.checkpoint,
