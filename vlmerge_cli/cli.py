@@ -123,7 +123,7 @@ def main() -> None:
     except SystemExit as end:
         if BRIEF.isdisjoint(sys.argv[1:3]) or not isinstance(end.code, int):
             raise
-        with suppress(BrokenPipeError):
+        with suppress(OSError):
             sys.stdout.flush()
         os._exit(end.code)  # taking modules apart one by one would take as long as planning a merge
 
