@@ -2,6 +2,7 @@
 # make test   set up, lint, check types, run every test
 # make fast   the tests without the slow ones
 # make check  ruff and mypy alone
+# make study  the paper's experiment at its smallest, with a report: runs/study-quick
 # make finetune-table CKPT=runs/pretrain   pre-trained beside random starts on every task
 # make bench  measure speed and memory on this machine
 PYTHON ?= python3
@@ -12,7 +13,7 @@ STAMP  := $(VENV)/.installed
 TORCH_INDEX ?=
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: install demo test fast check bench finetune-table clean
+.PHONY: install demo test fast check bench study finetune-table clean
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -30,13 +31,16 @@ check: $(STAMP)
 	$(BIN)/mypy
 
 test: check
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist loadgroup
 
 fast: $(STAMP)
-	$(BIN)/python -m pytest -n auto -m 'not slow'
+	$(BIN)/python -m pytest -n auto --dist loadgroup -m 'not slow'
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
+
+study: $(STAMP)
+	$(BIN)/vlmerge study
 
 finetune-table: $(STAMP)
 	$(BIN)/python -m benchmarks.finetune $(CKPT)

@@ -25,6 +25,8 @@ COMMANDS = {
     "finetune": "Train a checkpoint for one task; it may be merged on the way in.",
     "evaluate": "Score a checkpoint on a benchmark, zero-shot or fine-tuned.",
     "sweep": "Many merges in one pass over a checkpoint, each scored.",
+    "study": "The paper's experiment from start to end, at a size that fits the machine.",
+    "report": "Write a run's records as one HTML page, tables and figures.",
     "convert": "Turn PyTorch files (.ckpt .pt .pth .bin) into safetensors, without running what is in them.",
     "layouts": "List, show and check the naming schemes that vlmerge knows.",
 }

@@ -124,3 +124,11 @@ def count(number: float) -> str:
             return f"{number:.0f}{unit}" if unit == "" else f"{number:.1f}{unit}"
         number /= 1000
     return f"{number:.2f}B"
+
+
+def duration(seconds: float) -> str:
+    """``45 s``, ``12 min``, ``3 h 20 min``: two parts at most."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"

@@ -13,6 +13,8 @@ import pytest
 
 from tests.helpers import command, environment, leftovers, ok, read_raw, run, save, tiny
 
+pytestmark = pytest.mark.xdist_group("crash")  # its fixtures are made once
+
 LIMIT_S = 60
 
 

@@ -15,6 +15,8 @@ from vlmerge_cli.data.shapes.options import ShapesOptions
 from vlmerge_cli.model.config import preset
 from vlmerge_cli.training.start import look
 
+pytestmark = pytest.mark.xdist_group("finetune-command")  # its fixtures are made once
+
 RUN = CliRunner()
 SHAPES = {"train": 40, "val": 13, "test": 8}
 

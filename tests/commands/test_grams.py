@@ -16,6 +16,8 @@ from vlmerge_cli.data.shapes.options import ShapesOptions
 from vlmerge_cli.model.config import preset
 from vlmerge_cli.model.vlmodel import VLModel
 
+pytestmark = pytest.mark.xdist_group("grams-command")  # its fixtures are made once
+
 
 def invoke(*words: str | Path) -> Any:
     return CliRunner().invoke(app, [str(word) for word in words])

@@ -25,6 +25,8 @@ from vlmerge_cli.methods.linalg import pack
 from vlmerge_cli.model.config import preset
 from vlmerge_cli.model.vlmodel import VLModel
 
+pytestmark = pytest.mark.xdist_group("grams-run")  # its fixtures are made once
+
 LAYOUT = built_in("vl-merging")
 ROOT = Path(__file__).parents[2]
 

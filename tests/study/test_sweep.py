@@ -8,7 +8,6 @@ import pytest
 from vlmerge_cli import records
 from vlmerge_cli.checkpoint.reader import open_checkpoint
 from vlmerge_cli.errors import UsageError
-from vlmerge_cli.records import Record
 from vlmerge_cli.study import sweep
 from vlmerge_cli.study.merged import Merging
 
@@ -76,15 +75,3 @@ def test_a_sweep_is_scored_and_goes_on_where_it_was_stopped(ckpt: Path, tmp_path
     other = Judge()
     sweep.run(merging, points()[:1], sweep.Scored({"task": "another"}, "score", other), tmp_path)
     assert len(other.seen) == 2
-
-
-def test_the_plot_shows_every_point(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    rows = [Record("sweep", {"task": "retrieval", "merge": None}, {"score": 5.0})]
-    rows += [
-        Record("sweep", {"task": "retrieval", "merge": {"method": "m", "settings": {"alpha": a}}}, {"score": a})
-        for a in (0.0, 0.5, 1.0)
-    ]
-    assert sweep.plot(rows, "score", tmp_path / "sweep.svg")
-    assert (tmp_path / "sweep.svg").read_text().count("<use ") >= 3
-    assert not sweep.plot(rows[:2], "score", tmp_path / "one.svg")

@@ -28,6 +28,8 @@ from vlmerge_cli.training.finetune_config import load
 from vlmerge_cli.training.scoring import Question, score
 from vlmerge_cli.training.start import look
 
+pytestmark = pytest.mark.xdist_group("finetune")  # its fixtures are made once
+
 MICRO = {"vocab_size": 96, "max_text_tokens": 20, "text_bias_tokens": 20, "drop_path": 0.0, "dropout": 0.0}
 SHORT = {"steps": 6, "batch_size": 8, "saving.log_every": 1, "saving.every": 3, "saving.validate_every": 3}
 

@@ -25,6 +25,8 @@ from vlmerge_cli.training.finetune_config import load
 from vlmerge_cli.training.scoring import Question, score
 from vlmerge_cli.training.start import look
 
+pytestmark = pytest.mark.xdist_group("finetune-ranks")  # its fixtures are made once
+
 ROOT = Path(__file__).parent.parent.parent
 NAMES = sorted({*TASKS, *MEASURES} - {"flickr30k"})
 MICRO = {"vocab_size": 96, "max_text_tokens": 20, "text_bias_tokens": 20}

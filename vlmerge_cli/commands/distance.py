@@ -11,9 +11,12 @@ from vlmerge_cli.commands.options import (
     CheckpointArgument,
     JsonOption,
     LayoutOption,
+    ReportOption,
     ThreadsOption,
     find_layout,
+    write_report,
 )
+from vlmerge_cli.records import Record
 
 
 def command(
@@ -34,6 +37,7 @@ def command(
     csv: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="Write the rows as CSV ('-': stdout).")
     ] = None,
+    report: ReportOption = None,
     layout: LayoutOption = None,
     threads: ThreadsOption = None,
     json: JsonOption = False,
@@ -65,6 +69,8 @@ def command(
         console.show_json(_document(about, found))
     if csv is not None:
         _write_csv(csv, found)
+    if report is not None:
+        write_report(_records(about, by, found), report, keep=True)
     if not json and csv != Path("-"):
         for distances in found:
             _show(distances, by)
@@ -81,6 +87,18 @@ def _document(about: dict[str, Any], found: list[Any]) -> dict[str, Any]:
 
     rows = [{"pair": list(d.pair)} | asdict(row) for d in found for row in d.rows]
     return about | whole(found[0]) | {"pairs": [whole(d) for d in found], "rows": rows}
+
+
+def _records(about: dict[str, Any], by: str, found: list[Any]) -> list[Record]:
+    return [
+        Record("distance", {**about, "pair": ",".join(d.pair), "by": by, "where": row.at}, _values(row))
+        for d in found
+        for row in (d.whole, *d.rows)
+    ]
+
+
+def _values(row: Any) -> dict[str, float]:
+    return {name: value for name, value in asdict(row).items() if name != "at"}
 
 
 def _cells(row: Any) -> list[str]:

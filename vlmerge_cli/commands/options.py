@@ -1,11 +1,15 @@
 """Options that several commands share."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from vlmerge_cli import console
 from vlmerge_cli.errors import UsageError
 from vlmerge_cli.layouts.layout import Layout, named
+from vlmerge_cli.records import Record
 
 CheckpointArgument = Annotated[
     str,
@@ -25,6 +29,10 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as on
 DeviceOption = Annotated[
     str,
     typer.Option("--device", metavar="auto|cpu|cuda[:N]", help="Where to compute; auto takes a GPU if it pays."),
+]
+ReportOption = Annotated[
+    Path | None,
+    typer.Option("--report", metavar="DIR", help="Write an HTML page, tables and figures, as vlmerge report does."),
 ]
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", min=1, help="Threads.", show_default="one a processor, at most 4")
@@ -48,3 +56,16 @@ def parse_bytes(text: str, flag: str) -> int:
     if size <= 0:
         raise UsageError(f"{flag} {text}", fix="it must be positive")
     return size
+
+
+def write_report(found: Sequence[Record], out: Path, keep: bool = False) -> None:
+    """The report of ``found`` in ``out``; with ``keep`` also the records, so that it can be made again."""
+    from vlmerge_cli.data.folder import write_whole
+    from vlmerge_cli.reports import report
+
+    if keep:
+        write_whole(out / "records.jsonl", "".join(record.to_json() + "\n" for record in found).encode())
+    written = report.write(found, out)
+    if not written.has_figures:
+        console.warn(report.NO_FIGURES)
+    console.say(f"report: {written.page}")

@@ -8,7 +8,7 @@ import typer
 
 from vlmerge_cli import console
 from vlmerge_cli.commands.method_options import with_method_options
-from vlmerge_cli.commands.options import CheckpointArgument, DeviceOption, JsonOption
+from vlmerge_cli.commands.options import CheckpointArgument, DeviceOption, JsonOption, ReportOption, write_report
 from vlmerge_cli.methods import METHODS
 from vlmerge_cli.tasks import MEASURES, TASKS
 
@@ -39,10 +39,11 @@ def command(
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="A.B=C", help="Settings of --finetune, as in vlmerge finetune.")
     ] = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder of the records and the plot.")] = Path("runs/sweep"),
+    out: Annotated[Path, typer.Option("--out", help="Folder of the records.")] = Path("runs/sweep"),
     write_best: Annotated[
         Path | None, typer.Option("--write-best", metavar="PATH", help="Write the best merge (not fine-tuned).")
     ] = None,
+    report: ReportOption = None,
     device: DeviceOption = "auto",
     json: JsonOption = False,
     **options: Any,
@@ -66,7 +67,8 @@ def command(
     how = scored(evaluate, tuple(data or ("shapes",)), split, max_samples, finetune, set_ or [], out, where)
     found = sweep.run(merging, points, how, out)
     chosen = sweep.best(found, how.main)
-    sweep.plot(found, how.main, out / "sweep.svg")
+    if report is not None:
+        write_report(found, report)
     if write_best is not None:
         settings = points[found.index(chosen) - 1]
         Merging(checkpoint, method, settings, base, grams, experts_for).write(write_best)

@@ -116,32 +116,6 @@ def describe(at: Mapping[str, Any]) -> str:
     return f"{at['merge']['method']} {settings}"
 
 
-def plot(found: Sequence[Record], main: str, path: Path) -> bool:
-    """A curve of the score over the option that varies, the checkpoint as it is as a line; False without matplotlib.
-
-    Nothing is drawn where no option, or more than one, varies.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return False
-    merged = [record for record in found if record.at["merge"] is not None]
-    settings = [record.at["merge"]["settings"] for record in merged]
-    varying = [name for name in settings[0] if len({str(one[name]) for one in settings}) > 1]
-    if len(varying) != 1:
-        return False
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
-    axes.plot([one[varying[0]] for one in settings], [record.values[main] for record in merged], "o-", label="merged")
-    before = next((record for record in found if record.at["merge"] is None), None)
-    if before is not None:
-        axes.axhline(before.values[main], linestyle="--", color="grey", label="as it is")
-    axes.set(xlabel=varying[0], ylabel=f"{main.replace('_', ' ')} (%)", title=merged[0].at["task"])
-    axes.legend()
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
-    return True
-
-
 def _at(common: Mapping[str, Any], merging: Merging | None) -> dict[str, Any]:
     return {**common, "merge": None if merging is None else merging.described()}
 

@@ -24,6 +24,9 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
 
 class Optimizer(Settings):
     """AdamW with linear warm-up and linear decay to 0 over each phase."""
@@ -98,9 +101,6 @@ class RunConfig(Settings):
     def shapes_options(self, image_px: int) -> ShapesOptions:
         return ShapesOptions(**{"image_px": image_px, **self.shapes})
 
-    def to_yaml(self) -> str:
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
-
 
 class PretrainConfig(RunConfig):
     """The defaults are the paper's for BEiT-base (section 5)."""
@@ -111,6 +111,7 @@ class PretrainConfig(RunConfig):
     tokenizer: str = "bert-base-uncased"
     steps: int = Field(200_000, ge=1)
     seed_steps: int = Field(100_000, ge=0)
+    seed_from: str | None = Field(None, description="checkpoint of a seed phase of seed_steps that is done already")
     max_bad_ratio: float = Field(0.01, ge=0, le=1)
     optimizer: Optimizer = Optimizer()
     objectives: Objectives = Objectives()
@@ -178,7 +179,7 @@ def chosen_settings(path: Path | None, given: Mapping[str, Any], sets: Sequence[
     return chosen
 
 
-Config = TypeVar("Config", bound=RunConfig)
+Config = TypeVar("Config", bound=Settings)
 
 
 def validated(kind: type[Config], values: Mapping[str, Any], where: str = "") -> Config:

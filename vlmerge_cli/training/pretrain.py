@@ -73,10 +73,16 @@ class Run:
 
     @property
     def phases(self) -> list[tuple[Phase, str]]:
-        """Phases with steps, and their architectures."""
+        """Phases with steps to do, and their architectures."""
         k, n = self.config.seed_steps, self.config.steps
         both = [(Phase("seed", 0, k), "agnostic"), (Phase("pretrain", k, n), self.config.arch)]
-        return [(phase, arch) for phase, arch in both if phase.num_steps]
+        first = 0 if self.config.seed_from is None else 1
+        return [(phase, arch) for phase, arch in both[first:] if phase.num_steps]
+
+    @property
+    def seed(self) -> str:
+        """The checkpoint of the seed phase."""
+        return self.config.seed_from or str(self.folder / "seed")
 
 
 def pretrain(run: Run, resume: bool = False, force: bool = False) -> Path:
@@ -143,9 +149,9 @@ def _run_phase(run: Run, phase: Phase, arch: str, tokenizer: Tokenizer, log: Log
 def _starting_model(run: Run, phase: Phase, config: ModelConfig) -> VLModel:
     torch.manual_seed(run.config.seed)
     model = VLModel(config)
-    source = run.folder / "seed" if phase.name == "pretrain" and run.config.seed_steps else run.config.init
+    source = run.seed if phase.name == "pretrain" and run.config.seed_steps else run.config.init
     if source is not None:
-        report = load_weights(model, str(source))
+        report = load_weights(model, source)
         console.say(report.summary())
     return model
 

@@ -1,0 +1,78 @@
+"""A report as Markdown, with links to its figures; the paper's numbers are in italics."""
+
+from __future__ import annotations
+
+from vlmerge_cli.reports.document import (
+    Block,
+    Cell,
+    Column,
+    Document,
+    Figure,
+    Items,
+    Number,
+    Paragraph,
+    Table,
+    Verdicts,
+)  # fmt: skip
+
+MISSING = "–"
+
+
+def render(document: Document, with_figures: bool = True) -> str:
+    parts = [f"# {document.title}", document.subtitle]
+    for section in document.sections:
+        parts += [f"## {section.title}", *(_block(block, with_figures) for block in section.blocks)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _block(block: Block, with_figures: bool) -> str:
+    match block:
+        case Paragraph():
+            return block.text
+        case Items():
+            return "\n".join(f"- {text}" for text in block.texts)
+        case Table():
+            return _table(block)
+        case Figure():
+            return _figure(block, with_figures)
+        case Verdicts():
+            return _verdicts(block)
+
+
+def _table(table: Table) -> str:
+    lines = [_row([_head(column) for column in table.columns])]
+    lines.append(_row(["---", *["---:"] * (len(table.columns) - 1)]))
+    lines += [_row([_cell(c, column) for c, column in zip(row, table.columns, strict=True)]) for row in table.rows]
+    note = f"\n\n{table.note}" if table.note else ""
+    return f"### {table.title}\n\n" + "\n".join(lines) + note
+
+
+def _head(column: Column) -> str:
+    words = f"{column.group}: {column.title}" if column.group else column.title
+    return f"*{_safe(words)}*" if column.paper else _safe(words)
+
+
+def _cell(cell: Cell, column: Column) -> str:
+    text = MISSING if cell is None else _safe(str(cell))
+    return f"*{text}*" if column.paper and isinstance(cell, Number) else text
+
+
+def _row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _figure(figure: Figure, drawn: bool) -> str:
+    picture = f"![{figure.alt}](figures/{figure.name}.svg)" if drawn else f"(not drawn) {figure.alt}"
+    return "\n\n".join(part for part in (f"### {figure.title}", picture, figure.note) if part)
+
+
+def _verdicts(block: Verdicts) -> str:
+    lines = []
+    for verdict in block.verdicts:
+        lines.append(f"- **{verdict.outcome}**: {verdict.claim} ({verdict.source})")
+        lines += [f"  - {f.score}: {f.outcome}; {f.numbers}" for f in verdict.findings]
+    return "\n".join(lines)
+
+
+def _safe(text: str) -> str:
+    return text.replace("|", "\\|").replace("*", "\\*").replace("\n", " ")

@@ -1,0 +1,94 @@
+"""From a run folder's records to its report: which pages it has, and all their files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from vlmerge_cli import records
+from vlmerge_cli.data.folder import write_whole
+from vlmerge_cli.errors import DataError
+from vlmerge_cli.records import Record
+from vlmerge_cli.reports import distance_page, draw, html, latex, markdown, run_page, study_page, sweep_page, tables
+from vlmerge_cli.reports.document import Document, Section
+
+
+class Page(NamedTuple):
+    """What is made of records of ``kinds``."""
+
+    title: str
+    kinds: tuple[str, ...]
+    subtitle: Callable[[Sequence[Record]], str]
+    sections: Callable[[Sequence[Record]], list[Section]]
+
+
+#: Tried in this order; a folder with several kinds of record gets the sections of all.
+PAGES = (
+    Page("Merging a vision-language model", study_page.KINDS, study_page.subtitle, study_page.sections),
+    Page("A sweep over merges", sweep_page.KINDS, sweep_page.subtitle, sweep_page.sections),
+    Page("Distances between experts", distance_page.KINDS, distance_page.subtitle, distance_page.sections),
+    Page("A training run", run_page.KINDS, run_page.subtitle, run_page.sections),
+)
+
+
+NO_FIGURES = "no figures: matplotlib is not installed; pip install 'vlmerge[plot]'"
+
+
+@dataclass(frozen=True)
+class Written:
+    """A report on disk."""
+
+    document: Document
+    page: Path
+    files: tuple[Path, ...]
+    has_figures: bool
+
+
+def load(folder: Path) -> list[Record]:
+    """All records of a folder's .jsonl files, by file name. Raises DataError where there are none."""
+    if not folder.is_dir():
+        raise DataError("no such folder", where=str(folder), fix="name the folder of a study, sweep or training run")
+    found = [record for path in sorted(folder.glob("*.jsonl")) for record in records.read(path)]
+    if not found:
+        raise DataError(
+            "no records", where=str(folder), fix="a run folder has records.jsonl, sweep.jsonl or metrics.jsonl"
+        )
+    return found
+
+
+def document(found: Sequence[Record]) -> Document:
+    """Raises DataError for records that no page shows."""
+    own = [(page, [r for r in found if r.kind in page.kinds]) for page in PAGES]
+    shown = [(page, sections) for page, some in own if some and (sections := page.sections(found))]
+    if not shown:
+        kinds = ", ".join(sorted({record.kind for record in found}))
+        raise DataError(f"no page shows records of the kind {kinds}", fix="name the folder of a study, sweep or run")
+    first = shown[0][0]
+    parts = tuple(section for _, sections in shown for section in sections)
+    return Document(first.title, first.subtitle(found), parts)
+
+
+def write(found: Sequence[Record], out: Path) -> Written:
+    """index.html, report.md, report.tex, tables/*.csv and figures/*.svg and *.png; the same bytes for the same records.
+
+    Without matplotlib there are no figures. Raises DataError for records that no page shows.
+    """
+    made = document(found)
+    drawn = draw.available()
+    panels = {figure.name: draw.panel_svgs(figure) for figure in made.figures()} if drawn else {}
+    legends = {figure.name: draw.legend(figure) for figure in made.figures()}
+    files: dict[str, bytes] = {
+        "index.html": html.render(made, panels, legends).encode(),
+        "report.md": markdown.render(made, drawn).encode(),
+        "report.tex": latex.render(made, drawn).encode(),
+    }
+    files |= {f"tables/{table.name}.csv": tables.table_csv(table).encode() for table in made.tables()}
+    if verdicts := list(made.verdicts()):
+        files["tables/verdicts.csv"] = tables.verdicts_csv(verdicts).encode()
+    for figure in made.figures() if drawn else ():
+        files |= {f"figures/{name}": data for name, data in draw.files(figure).items()}
+    for name, data in files.items():
+        write_whole(out / name, data)
+    return Written(made, out / "index.html", tuple(out / name for name in files), drawn)
