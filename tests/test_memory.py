@@ -59,7 +59,9 @@ def test_no_torch(arguments: tuple[str, ...], ckpt: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--help",), ("inspect", "{ckpt}"), ("merge", "--help"), ("distance", "--help")], ids=" ".join
+    "arguments",
+    [("--help",), ("inspect", "{ckpt}"), ("merge", "--help"), ("merge", "{ckpt}", "--dry-run"), ("distance", "--help")],
+    ids=" ".join,
 )
 def test_what_answers_at_once_imports_little(arguments: tuple[str, ...], ckpt: Path) -> None:
     heavy = ("torch", "numpy", "scipy", "huggingface_hub", "ml_dtypes", "safetensors", "pydantic")

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vlmerge_cli import console, devices
+from vlmerge_cli import console
 from vlmerge_cli.checkpoint.writer import Target
 from vlmerge_cli.commands.method_options import with_method_options
 from vlmerge_cli.commands.options import (
@@ -88,7 +88,6 @@ def command(
     **options: Any,
 ) -> None:
     """Merge the experts of CKPT into one modality-agnostic transformer."""
-    devices.load_numpy()
     from vlmerge_cli.errors import UsageError, nearest
     from vlmerge_cli.merging import merge, show
     from vlmerge_cli.merging.plan import Request

@@ -12,6 +12,7 @@ import numpy as np
 
 from vlmerge_cli.checkpoint.dtypes import DTYPES, num_bytes
 from vlmerge_cli.checkpoint.reader import Checkpoint
+from vlmerge_cli.merging.execute import CHUNK_ELEMENTS
 
 NumpyArray = np.ndarray[Any, Any]
 
@@ -53,7 +54,7 @@ class Buffers:
 class NumpyArrays:
     """Arrays in the processor's cache."""
 
-    chunk_elements = 1 << 17
+    chunk_elements = CHUNK_ELEMENTS
 
     def __init__(self) -> None:
         self._buffers = Buffers()

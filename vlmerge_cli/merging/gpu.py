@@ -21,9 +21,10 @@ from vlmerge_cli.checkpoint.writer import Output
 from vlmerge_cli.errors import MergeError
 from vlmerge_cli.merging import parallel
 from vlmerge_cli.merging.arrays import NumpyArray, NumpyArrays, is_finite
-from vlmerge_cli.merging.execute import Job, Piece, Worker, input_bytes, is_raw, pieces_of
+from vlmerge_cli.merging.execute import Job, Piece, input_bytes, is_raw, pieces_of
 from vlmerge_cli.merging.plan import Copy, Merge, sources_of
 from vlmerge_cli.merging.torcharrays import Extent, Streams, TorchArrays
+from vlmerge_cli.merging.worker import Worker
 from vlmerge_cli.methods.method import Group
 
 #: Inputs of a batch: enough that a copy runs at full speed, little enough that pinning memory takes no time.

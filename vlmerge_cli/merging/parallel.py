@@ -8,8 +8,6 @@ from contextlib import AbstractContextManager, suppress
 from itertools import accumulate
 from typing import Any, TypeVar
 
-import numpy as np
-
 from vlmerge_cli import ranks
 from vlmerge_cli.errors import VlmergeError
 
@@ -24,20 +22,21 @@ def run(
     cost: Callable[[Piece], int],
     advance: Callable[[int], object],
     finish: Callable[[Any], object] = lambda _: None,
+    meanwhile: Callable[[], object] = lambda: None,
 ) -> list[Result]:
     """Results in the order of the pieces, on every rank; each thread has a worker of its own.
 
     Ranks take stretches of equal ``cost`` (bytes); ``advance`` is told what was done here; ``finish`` is called with
-    each worker when no piece is left. The first error stops all threads and is raised on every rank, as is an
-    interrupt here.
+    each worker when no piece is left; ``meanwhile`` is what the calling thread does before its share, when the others
+    have begun theirs. The first error stops all threads and is raised on every rank, as is an interrupt here.
     """
     if ranks.world_size() == 1:
-        return _run(make_worker, pieces, threads, cost, advance, finish)
+        return _run(make_worker, pieces, threads, cost, advance, finish, meanwhile)
     error: VlmergeError | None = None
     own: list[Result] = []
     try:
         own_pieces = stretch(pieces, cost, ranks.rank(), ranks.world_size())
-        own = _run(make_worker, own_pieces, threads, cost, advance, finish)
+        own = _run(make_worker, own_pieces, threads, cost, advance, finish, meanwhile)
     except VlmergeError as raised:
         error = raised
     found = ranks.gather_objects((error, own))
@@ -66,6 +65,7 @@ def _run(
     cost: Callable[[Piece], int],
     advance: Callable[[int], object],
     finish: Callable[[Any], object],
+    meanwhile: Callable[[], object],
 ) -> list[Result]:
     steady_malloc()
     lock, stop, queue = threading.Lock(), threading.Event(), iter(enumerate(pieces))
@@ -92,6 +92,7 @@ def _run(
     try:
         for thread in others:
             thread.start()
+        meanwhile()
         work()
         for thread in others:
             thread.join()
@@ -116,4 +117,4 @@ def one_blas_thread() -> AbstractContextManager[object]:
 
 def steady_malloc() -> None:
     """Freeing one large block teaches glibc to keep such blocks instead of giving pages back each time."""
-    np.empty(16 << 20, np.uint8)
+    bytes(16 << 20)
