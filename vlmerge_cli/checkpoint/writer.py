@@ -263,11 +263,11 @@ def remove_leftovers(path: Path) -> None:
 def _temporary(path: Path, folder: bool) -> Iterator[Path]:
     """A locked, empty temporary beside ``path``; removed on the way out unless it was renamed."""
     temporary = path.parent / f".{path.name}.{os.urandom(4).hex()}.partial"
-    if folder:
-        temporary.mkdir()
-    else:
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-    try:
+    try:  # from here on: an interrupt can come as soon as it is there
+        if folder:
+            temporary.mkdir()
+        else:
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         with _locked(temporary):
             yield temporary
     finally:
