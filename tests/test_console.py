@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.helpers import run_python
 from vlmerge_cli import console, devices, ranks
 from vlmerge_cli.commands.options import parse_bytes
 from vlmerge_cli.errors import UsageError
@@ -86,3 +87,16 @@ def test_devices(there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("gpu", "cuda:", "cuda:x", "CPU", ""):
         with pytest.raises(UsageError, match="--device"):
             devices.resolve(name, prefer_gpu=True)
+
+
+def test_numpy_is_loaded_without_threads_that_nobody_needs() -> None:
+    code = """if True:
+        import os
+        from threadpoolctl import threadpool_info
+        from vlmerge_cli import devices
+        devices.load_numpy()
+        print([library["num_threads"] for library in threadpool_info()], *os.environ)
+    """
+    found = run_python(code).stdout
+    assert found.startswith("[1] "), "one BLAS, one thread"
+    assert "OPENBLAS_NUM_THREADS" not in found, "what comes later is not told"

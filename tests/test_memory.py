@@ -22,9 +22,9 @@ class Refuse:
         if name.partition(".")[0] in refused:
             raise AssertionError(f"{name} was imported")
 sys.meta_path.insert(0, Refuse())
-from vlmerge_cli.cli import main
+from vlmerge_cli.cli import app
 try:
-    main()
+    app()
 except SystemExit as end:
     (line,) = (line for line in open("/proc/self/status") if line.startswith("VmHWM"))
     print(json.dumps({"code": end.code, "peak_mib": int(line.split()[1]) / 1024}), file=sys.stderr)
@@ -59,7 +59,9 @@ def test_no_torch(arguments: tuple[str, ...], ckpt: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--help",), ("inspect", "{ckpt}"), ("merge", "--help"), ("distance", "--help")], ids=" ".join
+    "arguments",
+    [("--help",), ("inspect", "{ckpt}"), ("merge", "--help"), ("merge", "{ckpt}", "--dry-run"), ("distance", "--help")],
+    ids=" ".join,
 )
 def test_what_answers_at_once_imports_little(arguments: tuple[str, ...], ckpt: Path) -> None:
     heavy = ("torch", "numpy", "scipy", "huggingface_hub", "ml_dtypes", "safetensors", "pydantic")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import suppress
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -29,6 +30,9 @@ COMMANDS = {
     "convert": "Turn PyTorch files (.ckpt .pt .pth .bin) into safetensors, without running what is in them.",
     "layouts": "List, show and check the naming schemes that vlmerge knows.",
 }
+
+#: Commands that leave nothing to exit handlers; when they are done, so is the process.
+BRIEF = {"inspect", "merge", "distance"}
 
 
 class LazyGroup(TyperGroup):
@@ -116,7 +120,14 @@ def vlmerge(
 
 
 def main() -> None:
-    app()
+    try:
+        app()
+    except SystemExit as end:
+        if BRIEF.isdisjoint(sys.argv[1:3]) or not isinstance(end.code, int):
+            raise
+        with suppress(OSError):
+            sys.stdout.flush()
+        os._exit(end.code)  # taking modules apart one by one would take as long as planning a merge
 
 
 def _say_error(message: str, debug: bool) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 from vlmerge_cli import ranks
@@ -29,6 +31,46 @@ def resolve(device: str, prefer_gpu: bool) -> str:
     if device == "cuda" and ranks.world_size() > 1:
         return f"cuda:{ranks.local_rank()}"
     return device
+
+
+def each(device: str) -> list[str]:
+    """The GPUs that a name stands for: ``cuda`` for all of them. Raises UsageError for one that torch does not see."""
+    import torch
+
+    there = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    chosen = [one for one in there if device in ("cuda", one)]
+    if not chosen:
+        raise UsageError(f"--device {device}: torch sees {', '.join(there) or 'no GPU'}", fix="use --device cpu")
+    return chosen
+
+
+def start_torch() -> None:
+    """Import torch and wake the GPUs in a thread, as both take a second or more.
+
+    Whoever imports torch meanwhile waits for it.
+    """
+    threading.Thread(target=_wake, daemon=True).start()
+
+
+def _wake() -> None:
+    with suppress(Exception):  # it will fail again where it is needed, and be told
+        import torch
+
+        torch.cuda.init()
+
+
+def load_numpy() -> None:
+    """Import numpy with one BLAS thread: slots go side by side, and further threads would spin for nothing at first.
+
+    To be called before anything else imports it.
+    """
+    name = "OPENBLAS_NUM_THREADS"
+    ours = name not in os.environ
+    os.environ.setdefault(name, "1")
+    import numpy  # noqa: F401
+
+    if ours:
+        del os.environ[name]
 
 
 def num_cpus() -> int:

@@ -23,6 +23,19 @@ def test_a_file(tmp_path: Path) -> None:
         assert opened.path == path
 
 
+def test_the_first_bytes_are_asked_for_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_checkpoint(save_sharded(tmp_path / "c", tiny(), 3)) as opened:
+        sizes = [shard.header.num_bytes for shard in opened.shards]
+        opened.read_ahead(1)
+        asked: list[int] = []
+        monkeypatch.setattr(os, "posix_fadvise", lambda fd, start, size, what: asked.append(size))
+        opened.read_ahead(sizes[0] + 5)
+        opened.read_ahead(10**12)
+        assert asked == [sizes[0], 5, *sizes]
+        monkeypatch.delattr(os, "posix_fadvise")
+        opened.read_ahead(1)
+
+
 @pytest.mark.parametrize("name", ["", "model.safetensors.index.json"])
 def test_a_folder_or_its_index(name: str, tmp_path: Path) -> None:
     folder = save_sharded(tmp_path / "c", tiny(), 3)

@@ -1,78 +1,17 @@
-"""The torch path gives what the numpy path gives."""
+"""Arrays in numpy and in torch hold what the file holds."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
-import torch
 
-from tests import helpers
-from tests.helpers import NUMPY, load, save, save_all, tiny
+from tests.helpers import NUMPY, save
 from vlmerge_cli.checkpoint.reader import open_checkpoint
-from vlmerge_cli.checkpoint.writer import Target, create
-from vlmerge_cli.layouts.survey import detect
-from vlmerge_cli.merging import execute as engine
-from vlmerge_cli.merging.arrays import NumpyArrays, TorchArrays, narrow
-from vlmerge_cli.merging.execute import Job, execute
-from vlmerge_cli.merging.plan import Request, make_plan
-from vlmerge_cli.methods import METHODS
-from vlmerge_cli.methods.method import make
-
-DEVICES = [
-    "cpu",
-    pytest.param(
-        "cuda",
-        marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")],
-    ),
-]
-
-
-def merged_on(
-    device: str | None, folder: Path, method: str, out: Path, monkeypatch: pytest.MonkeyPatch
-) -> helpers.Tensors:
-    """Merge with torch on a device, or (None) as the command line does on a CPU."""
-    with (
-        open_checkpoint(folder / "ckpt.safetensors") as opened,
-        open_checkpoint(folder / "base.safetensors") as base,
-        open_checkpoint(folder / "ckpt.grams.safetensors") as grams,
-        monkeypatch.context() as patch,
-    ):
-        if device is not None:
-            patch.setattr(engine, "make_arrays", lambda _: TorchArrays(device))
-        survey, _ = detect(opened.tensors, "")
-        plan = make_plan(opened, survey, make(method, {}), Request(), base, grams)
-        with create(Target(out), plan.specs, {}) as output:
-            execute(Job(plan, opened, base, grams, device=device or "cpu"), output)
-    return load(out)
-
-
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("dtype", ["F64", "F32", "F16", "BF16"])
-def test_torch_equals_numpy(
-    device: str, method: str, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tensors = {k: v.astype(NUMPY[dtype]) if v.dtype.kind == "f" else v for k, v in tiny(dtype=np.float64).items()}
-    save_all(tmp_path, tensors)
-    ours = merged_on(None, tmp_path, method, tmp_path / "numpy.safetensors", monkeypatch)
-    theirs = merged_on(device, tmp_path, method, tmp_path / "torch.safetensors", monkeypatch)
-    assert set(ours) == set(theirs)
-    step = {"F16": 2e-3, "BF16": 2e-2}.get(dtype, 0)  # a difference of 1e-7 may round to the neighbour
-    for key, value in ours.items():
-        assert theirs[key].dtype == value.dtype
-        np.testing.assert_allclose(theirs[key].astype(float), value.astype(float), rtol=step, atol=1e-6, err_msg=key)
-
-
-@pytest.mark.parametrize("device", DEVICES)
-def test_torch_cuts_large_tensors(device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(TorchArrays, "chunk_elements", 7)
-    save_all(tmp_path, tiny())
-    ours = merged_on(None, tmp_path, "interpolation", tmp_path / "numpy.safetensors", monkeypatch)
-    theirs = merged_on(device, tmp_path, "interpolation", tmp_path / "torch.safetensors", monkeypatch)
-    for key, value in ours.items():
-        np.testing.assert_allclose(theirs[key], value, rtol=0, atol=1e-6)
+from vlmerge_cli.merging.arrays import NumpyArrays, count_non_finite, is_finite, narrow
+from vlmerge_cli.merging.torcharrays import TorchArrays
 
 
 @pytest.mark.parametrize("arrays", [NumpyArrays, lambda: TorchArrays("cpu")], ids=["numpy", "torch"])
@@ -105,6 +44,27 @@ def test_every_half_is_widened_exactly(dtype: str, wide: str, tmp_path: Path) ->
         for arrays in (NumpyArrays(), TorchArrays("cpu")):
             found = np.asarray(arrays.load("x", opened, "a", 0, len(every), wide))
             np.testing.assert_array_equal(found, every.astype(wide))
+
+
+@pytest.mark.parametrize("dtype", ["F64", "F32", "F16", "BF16"])
+def test_what_is_not_finite_is_found_among_what_is(dtype: str) -> None:
+    kind = NUMPY[dtype]
+    largest = np.finfo(kind).max if dtype != "BF16" else ml_dtypes.finfo(kind).max
+    fine = np.array([0.0, -0.0, 1, -1, largest, -largest, np.nextafter(np.float32(0), np.float32(1))]).astype(kind)
+    assert is_finite(fine.view(np.uint8), dtype)
+    assert is_finite(fine[:0].view(np.uint8), dtype)
+    for bad in (np.inf, -np.inf, np.nan, -np.nan):
+        mixed = np.concatenate([fine, np.array([bad]).astype(kind), fine]).view(np.uint8)
+        assert not is_finite(mixed, dtype), bad
+        assert count_non_finite(mixed, dtype) == 1
+
+
+@pytest.mark.parametrize("dtype", ["F16", "BF16"])
+def test_every_half_is_judged_as_numpy_does(dtype: str) -> None:
+    every = np.arange(1 << 16, dtype=np.uint16)
+    right = np.isfinite(every.view(NUMPY[dtype]).astype(np.float32))
+    assert [is_finite(one.view(np.uint8), dtype) for one in every[:, None]] == right.tolist()
+    assert count_non_finite(every.view(np.uint8), dtype) == np.count_nonzero(~right)
 
 
 def test_narrow_rounds_to_the_nearest_even() -> None:

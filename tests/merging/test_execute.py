@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import ml_dtypes
@@ -38,6 +41,37 @@ def test_every_type_is_copied_bit_for_bit(tmp_path: Path) -> None:
     found = {key: raw for path in (tmp_path / "folder").glob("*.safetensors") for key, raw in read_raw(path).items()}
     for merged in (read_raw(tmp_path / "c.merged.safetensors"), found):
         assert {key: merged[key] for key in extra} == extra
+
+
+def refuse(*_: object) -> int:
+    raise OSError(errno.EXDEV, "two file systems")
+
+
+def short(real: Callable[..., int]) -> Callable[..., int]:
+    """Moves three bytes here and there, and then no more."""
+    return lambda source, to, count, *at: real(source, to, min(3, count), *at) if at[0] % 3 == 0 else 0
+
+
+@pytest.mark.parametrize("how", ["works", "is refused", "stops early", "is not there"])
+def test_what_is_copied_is_the_same_however_the_kernel_copies(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = save(tmp_path / "c.safetensors", {**tiny(), **every_type()})
+    calls = []
+    real = os.copy_file_range
+    if how == "works":
+        monkeypatch.setattr(os, "copy_file_range", lambda *a: calls.append(a) or real(*a))
+    elif how == "is not there":
+        monkeypatch.delattr(os, "copy_file_range")
+    else:
+        monkeypatch.setattr(os, "copy_file_range", refuse if how == "is refused" else short(real))
+    ok("merge", source)
+    monkeypatch.undo()
+    before, merged = read_raw(source), read_raw(tmp_path / "c.merged.safetensors")
+    copied = set(before) & set(merged)
+    assert set(every_type()) < copied
+    assert {key: merged[key] for key in copied} == {key: before[key] for key in copied}
+    assert len(calls) == (len([key for key in copied if before[key].data]) if how == "works" else 0)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

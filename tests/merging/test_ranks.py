@@ -78,13 +78,13 @@ def test_an_error_on_any_rank_is_said_once(tmp_path: Path) -> None:
 
 DYING = """
 import os, signal, sys
-from vlmerge_cli.merging import execute
-inner = execute.Worker._merge
+from vlmerge_cli.merging import worker
+inner = worker.Worker._merge
 def merge(self, step, piece):
     if os.environ["RANK"] == "1" and step.slot.layer:
         os.kill(os.getpid(), signal.SIGKILL)
     return inner(self, step, piece)
-execute.Worker._merge = merge
+worker.Worker._merge = merge
 sys.argv = ["vlmerge", *sys.argv[1:]]
 from vlmerge_cli.cli import main
 main()

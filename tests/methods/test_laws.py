@@ -176,12 +176,12 @@ def test_threads_key_order_and_repetition_do_not_change_a_byte(name: str, tmp_pa
 @methods
 def test_many_chunks_equal_one_pass_in_numpy(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine's pieces, at a size where every tensor is cut, give the bytes of uncut ones."""
-    from vlmerge_cli.merging import arrays
+    from vlmerge_cli.merging import execute
 
     source = save_all(tmp_path, tiny())
     results = []
     for chunk in (1 << 17, 7, 1):
-        monkeypatch.setattr(arrays.NumpyArrays, "chunk_elements", chunk)
+        monkeypatch.setattr(execute, "CHUNK_ELEMENTS", chunk)
         out = tmp_path / f"{chunk}.safetensors"
         ok("merge", source, "-o", out, *method_arguments(name, tmp_path))
         results.append(out.read_bytes())

@@ -11,7 +11,9 @@ KINDS = pytest.mark.parametrize("turned", [np.asarray, torch.from_numpy], ids=["
 
 @KINDS
 @pytest.mark.parametrize("width", [0, 1, 2, 7, 33])
-def test_pack_and_unpack(width: int, turned) -> None:
+@pytest.mark.parametrize("band_rows", [1024, 7])
+def test_pack_and_unpack(width: int, turned, band_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linalg, "BAND_ROWS", band_rows)
     a = np.random.default_rng(0).standard_normal((width, width))
     a = a + a.T
     packed = linalg.pack(turned(a))

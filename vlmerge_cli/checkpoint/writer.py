@@ -12,7 +12,6 @@ import errno
 import fcntl
 import json
 import os
-import secrets
 import shutil
 import threading
 from collections.abc import Iterator, Mapping
@@ -25,6 +24,7 @@ from vlmerge_cli import ranks
 from vlmerge_cli.checkpoint import header as headers
 from vlmerge_cli.checkpoint.header import Header, Spec
 from vlmerge_cli.checkpoint.reader import INDEX_NAME, SINGLE_NAME
+from vlmerge_cli.checkpoint.writebehind import WriteBehind, is_large
 from vlmerge_cli.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
@@ -71,10 +71,13 @@ class Target:
 class Output:
     """Files being written; every tensor must get each of its bytes once, from whichever rank.
 
-    ``new`` files are created at full size; otherwise another rank has done that.
+    ``new`` files are created at full size; otherwise another rank has done that. With ``sync``, or where they are
+    large, they are on their way to the disk while they are being filled.
     """
 
-    def __init__(self, folder: Path, files: Mapping[str, Header], new: bool = True) -> None:
+    def __init__(self, folder: Path, files: Mapping[str, Header], sync: bool, new: bool = True) -> None:
+        large = is_large(sum(header.num_bytes for header in files.values()))
+        self._behind = WriteBehind(give_back=large) if sync or large else None
         self._fds: list[int] = []
         self._place: dict[str, tuple[int, int, int]] = {}  # key -> fd, start, stop
         self._lock = threading.Lock()
@@ -88,15 +91,41 @@ class Output:
 
     def write(self, key: str, offset: int, data: Buffer) -> None:
         """Put ``data`` at ``offset`` of ``key``; from any thread, in any order."""
-        fd, start, stop = self._place[key]
         view = memoryview(data).cast("B")
-        assert start + offset + len(view) <= stop, (key, offset, len(view), stop - start)
-        with self._lock:
-            self._missing[key] -= len(view)
-        position = start + offset
+        fd, position = self._at(key, offset, len(view))
+        size = len(view)
         while view:
             count = os.pwrite(fd, view, position)
             view, position = view[count:], position + count
+        self._wrote(key, fd, position - size, position)
+
+    def copy(self, key: str, offset: int, source: tuple[int, int], num_bytes: int) -> int:
+        """Let the kernel put bytes of another file (open, from a position on) at ``offset`` of ``key``.
+
+        Returns how many it moved: 0 where it cannot do that between these files, which ``write`` then has to.
+        """
+        fd, position = self._at(key, offset, num_bytes)
+        done = 0
+        with suppress(OSError, AttributeError):  # not on this system; if it is the disk, ``write`` will say so
+            while done < num_bytes:
+                count = os.copy_file_range(source[0], fd, num_bytes - done, source[1] + done, position + done)
+                if count == 0:
+                    break
+                done += count
+        self._wrote(key, fd, position, position + done)
+        return done
+
+    def _at(self, key: str, offset: int, num_bytes: int) -> tuple[int, int]:
+        """The file and the position in it for some bytes of ``key``."""
+        fd, start, stop = self._place[key]
+        assert start + offset + num_bytes <= stop, (key, offset, num_bytes, stop - start)
+        return fd, start + offset
+
+    def _wrote(self, key: str, fd: int, start: int, stop: int) -> None:
+        with self._lock:
+            self._missing[key] -= stop - start
+        if self._behind is not None and stop > start:
+            self._behind.wrote(fd, start, stop)
 
     def join(self) -> None:
         """Wait for all ranks and take what they wrote into account."""
@@ -145,7 +174,7 @@ def create(
     files, index = _files(target, specs, metadata)
     together = shared and ranks.world_size() > 1
     if together and not ranks.is_main():
-        with _joined(files) as output:
+        with _joined(files, target.sync) as output:
             yield output
         return
     target.check()
@@ -155,7 +184,7 @@ def create(
             folder = temporary
             if target.is_file:
                 folder, files = temporary.parent, {temporary.name: files[target.path.name]}
-            output = Output(folder, files)
+            output = Output(folder, files, target.sync)
             if not target.is_file:
                 for name, content in {**(extras or {}), **index}.items():
                     (temporary / name).write_bytes(content)
@@ -176,10 +205,10 @@ def create(
 
 
 @contextmanager
-def _joined(files: Mapping[str, Header]) -> Iterator[Output]:
+def _joined(files: Mapping[str, Header], sync: bool) -> Iterator[Output]:
     """The files that rank 0 has made, opened by another rank."""
     folder, names = ranks.gather_objects(None)[0]
-    output = Output(Path(folder), dict(zip(names, files.values(), strict=True)), new=False)
+    output = Output(Path(folder), dict(zip(names, files.values(), strict=True)), sync, new=False)
     try:
         yield output
         output.join()
@@ -233,12 +262,12 @@ def remove_leftovers(path: Path) -> None:
 @contextmanager
 def _temporary(path: Path, folder: bool) -> Iterator[Path]:
     """A locked, empty temporary beside ``path``; removed on the way out unless it was renamed."""
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.partial"
-    if folder:
-        temporary.mkdir()
-    else:
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-    try:
+    temporary = path.parent / f".{path.name}.{os.urandom(4).hex()}.partial"
+    try:  # from here on: an interrupt can come as soon as it is there
+        if folder:
+            temporary.mkdir()
+        else:
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         with _locked(temporary):
             yield temporary
     finally:
@@ -292,7 +321,7 @@ def _exchange(one: Path, other: Path) -> None:
             return
         if ctypes.get_errno() not in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(other))
-    aside = other.with_name(f".{other.name}.{secrets.token_hex(4)}.old")
+    aside = other.with_name(f".{other.name}.{os.urandom(4).hex()}.old")
     other.rename(aside)
     one.rename(other)
     aside.rename(one)

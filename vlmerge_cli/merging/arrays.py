@@ -1,4 +1,4 @@
-"""Bytes of a checkpoint as arrays to compute with, and back: in numpy on the CPU, in torch on a GPU.
+"""Bytes of a checkpoint as arrays to compute with, and back: what an engine needs, and how numpy does it.
 
 Narrow floats are widened to float32 (or float64 where one is involved) and results are rounded once.
 Each worker thread has its own; buffers are reused, because a fresh page costs more than merging it.
@@ -12,8 +12,12 @@ import numpy as np
 
 from vlmerge_cli.checkpoint.dtypes import DTYPES, num_bytes
 from vlmerge_cli.checkpoint.reader import Checkpoint
+from vlmerge_cli.merging.execute import CHUNK_ELEMENTS
 
 NumpyArray = np.ndarray[Any, Any]
+
+#: The exponent bits of a type, which are all set in its infinities and NaNs alone.
+EXPONENTS = {"F16": 0x7C00, "BF16": 0x7F80, "F32": 0x7F80_0000, "F64": 0x7FF0_0000_0000_0000}
 
 
 class Arrays(Protocol):
@@ -50,7 +54,7 @@ class Buffers:
 class NumpyArrays:
     """Arrays in the processor's cache."""
 
-    chunk_elements = 1 << 17
+    chunk_elements = CHUNK_ELEMENTS
 
     def __init__(self) -> None:
         self._buffers = Buffers()
@@ -91,65 +95,28 @@ def narrow(array: NumpyArray, dtype: str) -> NumpyArray:
         return flat.astype(numpy_type(dtype)).view(np.uint8)
 
 
-class TorchArrays:
-    """Arrays on a torch device: read into pinned memory, copied over on a stream of the worker's own."""
+def is_finite(data: NumpyArray, dtype: str) -> bool:
+    """Whether the bytes of a file's floating ``dtype`` hold no NaN and no infinity.
 
-    chunk_elements = 1 << 24
+    As whole numbers those are the largest of their sign: two maxima tell, and nothing is allocated.
+    """
+    size, least = DTYPES[dtype].bits // 8, EXPONENTS[dtype]
+    if not len(data):
+        return True
+    signed, unsigned = data.view(f"i{size}").max(), data.view(f"u{size}").max()
+    return bool(signed < least and unsigned < least | 1 << (8 * size - 1))
 
-    def __init__(self, device: str) -> None:
-        import torch
 
-        self._torch, self._device = torch, torch.device(device)
-        self._cuda = self._device.type == "cuda"
-        self._stream: Any = torch.cuda.Stream(self._device) if self._cuda else None
-        self._pinned: dict[str, Any] = {}
-        self._types = {
-            "F64": torch.float64,
-            "F32": torch.float32,
-            "F16": torch.float16,
-            "BF16": torch.bfloat16,
-            "float64": torch.float64,
-            "float32": torch.float32,
-        }
-
-    def load(self, name: str, source: Checkpoint, key: str, first: int, count: int, wide: str) -> Any:
-        dtype = source.tensors[key].dtype
-        host = self._host(name, num_bytes(dtype, count))
-        source.read_into(key, host.numpy(), num_bytes(dtype, first))
-        with self._on_stream():
-            moved = host.to(self._device, non_blocking=True).view(self._types[dtype])
-            widened = moved.to(self._types[wide])
-        self._wait()  # the pinned buffer is free again
-        return widened if self._cuda or widened is not moved else moved.clone()
-
-    def store(self, array: Any, dtype: str) -> NumpyArray:
-        torch = self._torch
-        with self._on_stream():
-            flat = array.reshape(-1).to(self._types[dtype]).contiguous().view(torch.uint8)
-            host = self._host("out", flat.numel())
-            host.copy_(flat, non_blocking=True)
-        self._wait()
-        found: NumpyArray = host.numpy()
-        return found
-
-    def num_non_finite(self, array: Any) -> int:
-        with self._on_stream():
-            return int((~self._torch.isfinite(array)).sum())
-
-    def _host(self, name: str, size: int) -> Any:
-        held = self._pinned.get(name)
-        if held is None or held.numel() < size:
-            held = self._torch.empty(max(size, 1), dtype=self._torch.uint8, pin_memory=self._cuda)
-            self._pinned[name] = held
-        return held[:size]
-
-    def _on_stream(self) -> Any:
-        return self._torch.cuda.stream(self._stream)
-
-    def _wait(self) -> None:
-        if self._stream is not None:
-            self._stream.synchronize()
+def count_non_finite(data: NumpyArray, dtype: str) -> int:
+    """How many NaN and infinities the bytes of a file's floating ``dtype`` hold."""
+    exponent = np.uint64(EXPONENTS[dtype]).astype(f"u{DTYPES[dtype].bits // 8}")
+    return int(np.count_nonzero(data.view(exponent.dtype) & exponent == exponent))
 
 
 def make_arrays(device: str) -> Arrays:
-    return NumpyArrays() if device == "cpu" else TorchArrays(device)
+    """In numpy on the CPU, in torch elsewhere."""
+    if device == "cpu":
+        return NumpyArrays()
+    from vlmerge_cli.merging.torcharrays import TorchArrays
+
+    return TorchArrays(device)

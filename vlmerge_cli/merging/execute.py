@@ -6,25 +6,21 @@ the bytes of the output do not depend on the number of threads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
-from vlmerge_cli.checkpoint.dtypes import DTYPES, num_bytes
+from vlmerge_cli import devices
+from vlmerge_cli.checkpoint.dtypes import num_bytes
 from vlmerge_cli.checkpoint.reader import Checkpoint
 from vlmerge_cli.checkpoint.writer import Output
-from vlmerge_cli.errors import MergeError
 from vlmerge_cli.merging import parallel
-from vlmerge_cli.merging.arrays import Arrays, make_arrays
 from vlmerge_cli.merging.plan import Copy, Drop, Merge, Plan, Same, Step, sources_of
-from vlmerge_cli.methods.method import Group
 
+#: Elements of a piece on the CPU, so that a piece of each input fits its cache.
+CHUNK_ELEMENTS = 1 << 17
 COPY_BYTES = 1 << 20
-#: The exponent bits of a type that results may be rounded to; all set in an infinity or a NaN.
-EXPONENTS = {"F16": 0x7C00, "BF16": 0x7F80, "F32": 0x7F80_0000}
 
 
 @dataclass(frozen=True)
@@ -51,16 +47,54 @@ class Piece:
 
 def execute(job: Job, output: Output, advance: Callable[[int], object] = lambda _: None) -> None:
     """Fill ``output``; ``advance`` is told the input bytes done. Raises MergeError for what cannot be merged."""
-    arrays = make_arrays(job.device)
+    if job.device == "cpu":
+        _execute_on_cpu(job, output, advance)
+    else:
+        from vlmerge_cli.merging import gpu
+
+        gpu.execute(job, output, devices.each(job.device), advance)
+
+
+def _execute_on_cpu(job: Job, output: Output, advance: Callable[[int], object]) -> None:
+    """What is only copied comes first: other threads begin with it while this one loads numpy."""
     whole = any(not job.plan.method.elementwise(step.slot) for step in job.plan.merges)
-    with parallel.one_blas_thread() if whole and job.device == "cpu" else nullcontext():
+    with parallel.one_blas_thread() if whole else nullcontext():
         parallel.run(
-            lambda: Worker(job, output, make_arrays(job.device)).do,
-            list(pieces_of(job, arrays.chunk_elements)),
+            lambda: _share(job, output),
+            sorted(pieces_of(job, CHUNK_ELEMENTS), key=lambda piece: not _is_copy(job, piece.step)),
             job.threads,
-            lambda piece: _input_bytes(job, piece),
+            lambda piece: input_bytes(job, piece),
             advance,
+            meanwhile=devices.load_numpy,
         )
+
+
+def _share(job: Job, output: Output) -> Callable[[Piece], None]:
+    """One thread's; it needs numpy from its first merge on."""
+    workers: list[Callable[[Piece], None]] = []
+
+    def do(piece: Piece) -> None:
+        if _is_copy(job, piece.step):
+            return copy_piece(job, output, piece)
+        if not workers:
+            from vlmerge_cli.merging.arrays import NumpyArrays
+            from vlmerge_cli.merging.worker import Worker
+
+            workers.append(Worker(job, output, NumpyArrays()).do)
+        return workers[0](piece)
+
+    return do
+
+
+def copy_piece(job: Job, output: Output, piece: Piece) -> None:
+    """Bytes from file to file, inside the kernel or else through memory."""
+    assert isinstance(piece.step, Copy)
+    fd, start = job.checkpoint.place(piece.step.source)
+    done = output.copy(piece.step.target, piece.first, (fd, start + piece.first), piece.count)
+    if done < piece.count:
+        data = bytearray(piece.count - done)
+        job.checkpoint.read_into(piece.step.source, data, piece.first + done)
+        output.write(piece.step.target, piece.first + done, data)
 
 
 def settled(job: Job) -> Job:
@@ -69,156 +103,35 @@ def settled(job: Job) -> Job:
     steps = [step for step in merges if method.examines(step.slot)]
     found: list[Any] = []
     if steps:
+        from vlmerge_cli.merging.arrays import make_arrays
+        from vlmerge_cli.merging.worker import Worker
+
         pieces = [Piece(step, 0, job.plan.specs[step.target].num_elements) for step in steps]
         with parallel.one_blas_thread() if job.device == "cpu" else nullcontext():
             found = parallel.run(
                 lambda: Worker(job, None, make_arrays(job.device)).examine,
                 pieces,
                 job.threads,
-                lambda piece: _input_bytes(job, piece),
+                lambda piece: input_bytes(job, piece),
                 lambda _: None,
             )
     seen = {step.slot: one for step, one in zip(steps, found, strict=True)}
     return replace(job, plan=replace(job.plan, method=method.settle(seen, [step.slot for step in merges])))
 
 
-def _input_bytes(job: Job, piece: Piece) -> int:
+def input_bytes(job: Job, piece: Piece) -> int:
     tensor = job.checkpoint.tensors[sources_of(piece.step)[0]]
     count = len(sources_of(piece.step))
-    return count * (piece.count if _is_raw(job, piece.step) else num_bytes(tensor.dtype, piece.count))
+    return count * (piece.count if is_raw(job, piece.step) else num_bytes(tensor.dtype, piece.count))
 
 
-def _is_raw(job: Job, step: Step) -> bool:
+def is_raw(job: Job, step: Step) -> bool:
     """Whether a step moves bytes as they are; its pieces then count bytes, not elements."""
-    if isinstance(step, Same):
-        return True
+    return isinstance(step, Same) or _is_copy(job, step)
+
+
+def _is_copy(job: Job, step: Step) -> bool:
     return isinstance(step, Copy) and job.checkpoint.tensors[step.source].dtype == job.plan.specs[step.target].dtype
-
-
-class Worker:
-    """One thread's share; its arrays reuse their buffers from piece to piece."""
-
-    def __init__(self, job: Job, output: Output | None, arrays: Arrays) -> None:
-        self.job, self._output, self.arrays = job, output, arrays
-        self._bytes = np.empty((2, COPY_BYTES), np.uint8)
-
-    @property
-    def output(self) -> Output:
-        assert self._output is not None, "a worker that only examines writes nothing"
-        return self._output
-
-    def do(self, piece: Piece) -> None:
-        step = piece.step
-        if isinstance(step, Merge):
-            self._merge(step, piece)
-        elif isinstance(step, Same):
-            self._same(step, piece)
-        elif _is_raw(self.job, step):
-            assert isinstance(step, Copy)
-            self.output.write(step.target, piece.first, self._read(step.source, piece, 0))
-        else:
-            assert isinstance(step, Copy)
-            wide = "float64" if self._dtype(step) == "F64" else "float32"
-            self._store(step, piece, self._load("copy", step.source, piece, wide))
-
-    def _merge(self, step: Merge, piece: Piece) -> None:
-        group = self._group(step, piece, whole=not self.job.plan.method.elementwise(step.slot))
-        with np.errstate(over="ignore", invalid="ignore"):
-            merged = self.job.plan.method(group)
-        if not self.job.allow_non_finite and self.arrays.num_non_finite(merged):
-            raise self._non_finite(step, group.experts, group.base)
-        self._store(step, piece, merged)
-
-    def examine(self, piece: Piece) -> Any:
-        """What the method wants to know of a slot before the merge."""
-        assert isinstance(piece.step, Merge)
-        group = self._group(piece.step, piece, whole=True)
-        for expert, array in group.experts.items():
-            if self.arrays.num_non_finite(array):
-                raise self._non_finite(piece.step, {expert: array})
-        return self.job.plan.method.examine(group)
-
-    def _group(self, step: Merge, piece: Piece, whole: bool) -> Group:
-        job, spec = self.job, self.job.plan.specs[step.target]
-        wide = "float64" if "F64" in (self._dtype(step), spec.dtype) else "float32"
-        shape = spec.shape if whole else (piece.count,)
-        experts = {e: self._load(e, key, piece, wide).reshape(shape) for e, key in step.sources.items()}
-        base = None
-        if step.base is not None:
-            assert job.base is not None
-            base = self.arrays.load("base", job.base, step.base, piece.first, piece.count, wide).reshape(shape)
-        return Group(step.slot, experts, base, _Grams(job.grams, step.grams, self.arrays), step.tokens)
-
-    def _same(self, step: Same, piece: Piece) -> None:
-        first, *others = step.sources
-        data = self._read(step.sources[first], piece, 0)
-        for expert in others:
-            if not np.array_equal(data, self._read(step.sources[expert], piece, 1)):
-                at = f"layer {step.slot.layer} {step.slot.name}"
-                what = f"{at}: {self._dtype(step)} tensors differ between {first} and {expert}"
-                fix = f"whole numbers are never averaged; leave it out with --keep '{step.slot.label}'"
-                raise MergeError(what, where=self.job.checkpoint.name, fix=fix)
-        self.output.write(step.target, piece.first, data)
-
-    def _read(self, key: str, piece: Piece, place: int) -> Any:
-        """A piece's raw bytes; valid until the next ones in the same place."""
-        data = self._bytes[place, : piece.count]
-        self.job.checkpoint.read_into(key, data, piece.first)
-        return data
-
-    def _load(self, name: str, key: str, piece: Piece, wide: str) -> Any:
-        return self.arrays.load(name, self.job.checkpoint, key, piece.first, piece.count, wide)
-
-    def _store(self, step: Merge | Copy, piece: Piece, array: Any) -> None:
-        dtype = self.job.plan.specs[step.target].dtype
-        data = self.arrays.store(array, dtype)
-        if not self.job.allow_non_finite:
-            self._check_range(step, dtype, data, array)
-        self.output.write(step.target, num_bytes(dtype, piece.first), data)
-
-    def _check_range(self, step: Merge | Copy, dtype: str, data: Any, array: Any) -> None:
-        """A value that was finite must still be so in the file's type, which may be narrower than the array's."""
-        exponent = EXPONENTS.get(dtype)
-        if exponent is None or str(array.dtype).endswith(DTYPES[dtype].numpy):
-            return  # nothing was rounded
-        stored = data.view(f"u{DTYPES[dtype].bits // 8}") & exponent == exponent
-        if stored.any() and np.count_nonzero(stored) > self.arrays.num_non_finite(array):
-            name = DTYPES[dtype].numpy
-            what = f"{step.target} has values that {name} cannot hold"
-            raise MergeError(what, where=self.job.checkpoint.name, fix="choose another --dtype")
-
-    def _non_finite(self, step: Merge, experts: Mapping[str, Any], base: Any = None) -> MergeError:
-        bad = [step.sources[expert] for expert, array in experts.items() if self.arrays.num_non_finite(array)]
-        if base is not None and self.arrays.num_non_finite(base):
-            bad.append(f"{step.base} of the base")
-        what = f"NaN or infinity in {', '.join(bad)}" if bad else f"merging {step.target} overflows"
-        fix = f"merge all the same with --allow-non-finite, or leave it out with --keep '{step.slot.label}'"
-        return MergeError(what, where=self.job.checkpoint.name, fix=fix)
-
-    def _dtype(self, step: Step) -> str:
-        return self.job.checkpoint.tensors[sources_of(step)[0]].dtype
-
-
-class _Grams(Mapping[str, Any]):
-    """Grams of one slot, each read when it is asked for, so that one at a time is in memory."""
-
-    def __init__(self, source: Checkpoint | None, keys: Mapping[str, str], arrays: Arrays) -> None:
-        self._source, self._keys, self._arrays = source, keys, arrays
-
-    def __getitem__(self, expert: str) -> Any:
-        assert self._source is not None
-        key = self._keys[expert]
-        tensor = self._source.tensors[key]
-        flat = self._arrays.load("gram", self._source, key, 0, tensor.num_elements, "float64")
-        if self._arrays.num_non_finite(flat):
-            raise MergeError(f"NaN or infinity in the Gram {key}", where=self._source.name, fix="collect it again")
-        return flat.reshape(tensor.shape)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._keys)
-
-    def __len__(self) -> int:
-        return len(self._keys)
 
 
 def pieces_of(job: Job, chunk_elements: int) -> Iterator[Piece]:
@@ -229,7 +142,7 @@ def pieces_of(job: Job, chunk_elements: int) -> Iterator[Piece]:
         size, chunk = tensor.num_elements, chunk_elements
         if isinstance(step, Merge) and not job.plan.method.elementwise(step.slot):
             chunk = max(size, 1)
-        elif _is_raw(job, step):
+        elif is_raw(job, step):
             size, chunk = tensor.num_bytes, COPY_BYTES
         for first in range(0, size, chunk):
             yield Piece(step, first, min(chunk, size - first))

@@ -13,9 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from vlmerge_cli import __version__
 from vlmerge_cli.checkpoint.header import Spec
@@ -25,7 +23,10 @@ from vlmerge_cli.errors import CheckpointError, MergeError
 from vlmerge_cli.methods import linalg
 from vlmerge_cli.methods.linalg import packed_size, packed_width
 
-NumpyArray = np.ndarray[Any, Any]
+if TYPE_CHECKING:
+    import numpy as np
+
+    NumpyArray = np.ndarray[Any, Any]
 
 #: Of what is stored, the part that only sums of the same kind share; the rest is listed for both.
 MUST_AGREE = ("checkpoint", "padding")
@@ -62,6 +63,8 @@ def add(sources: Sequence[str | Path], target: Target) -> dict[str, Any]:
 
     Raises CheckpointError unless they were collected on one checkpoint, in one way.
     """
+    import numpy as np
+
     with ExitStack() as stack:
         files = [stack.enter_context(open_checkpoint(str(source))) for source in sources]
         described = _combined(files)
@@ -124,6 +127,8 @@ class GramFacts:
 
 def facts(file: Checkpoint, advance: Callable[[int], object] = lambda _: None) -> Iterator[GramFacts]:
     """Facts of each Gram, in file order. Raises CheckpointError for what is no Gram, MergeError for NaN."""
+    import numpy as np
+
     counts = token_counts(file)
     for key, tensor in file.tensors.items():
         square = len(tensor.shape) == 2 and tensor.shape[0] == tensor.shape[1]

@@ -21,13 +21,14 @@ from vlmerge_cli.merging.execute import Job, execute, settled
 from vlmerge_cli.merging.gramfile import recorded_data
 from vlmerge_cli.merging.plan import Merge, Plan, Request, make_plan, sibling_grams
 from vlmerge_cli.methods.method import Method
-from vlmerge_cli.model.config import MODEL_TYPE, ModelConfig
 
 #: Stands for any linear slot when a method is asked whether it ever needs Grams.
 ANY_LINEAR = (Slot(0, "weight", "linear"),)
 #: Small files of a folder that go along with its weights: configurations, tokenizers, templates.
 CARRIED = {".json", ".txt", ".model", ".jinja", ".yaml"}
 MAX_CARRIED_BYTES = 16_000_000
+#: Fetched from the disk while torch is loaded.
+READ_AHEAD_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def prepared(inputs: Inputs, method: Method, request: Request, with_grams: bool 
 
 def can_collect(inputs: Inputs, method: Method, with_grams: bool = False) -> bool:
     """Whether a merge lacks its Grams and the checkpoint says on what data to collect them."""
-    if inputs.grams is not None:
+    if inputs.grams is not None or not (with_grams or any(method.needs_grams(slot) for slot in ANY_LINEAR)):
         return False
     with open_checkpoint(inputs.checkpoint) as checkpoint:
         if sibling_grams(checkpoint).exists() or not recorded_data(checkpoint):
@@ -135,6 +136,9 @@ def run(ready: Prepared, target: Target, settings: Settings, advance: Callable[[
     check_output(ready, target)
     solves = any(not ready.plan.method.elementwise(step.slot) for step in ready.plan.merges)
     device = devices.resolve(settings.device, prefer_gpu=solves)
+    if device != "cpu":
+        devices.start_torch()
+        ready.checkpoint.read_ahead(READ_AHEAD_BYTES)
     job = Job(
         ready.plan,
         ready.checkpoint,
@@ -214,6 +218,8 @@ def recipe(ready: Prepared, settings: Settings) -> dict[str, Any]:
 
 def _merged_config(config: dict[str, Any], plan: Plan) -> dict[str, Any]:
     """The configuration of what comes out: agnostic, where nothing was kept apart and the model is this tool's."""
+    from vlmerge_cli.model.config import MODEL_TYPE, ModelConfig
+
     kept = any(key in plan.specs for sources in plan.survey.groups.values() for key in sources.values())
     if kept or config.get("model_type") != MODEL_TYPE:
         return config

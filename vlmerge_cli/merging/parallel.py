@@ -8,8 +8,6 @@ from contextlib import AbstractContextManager, suppress
 from itertools import accumulate
 from typing import Any, TypeVar
 
-import numpy as np
-
 from vlmerge_cli import ranks
 from vlmerge_cli.errors import VlmergeError
 
@@ -23,18 +21,22 @@ def run(
     threads: int,
     cost: Callable[[Piece], int],
     advance: Callable[[int], object],
+    finish: Callable[[Any], object] = lambda _: None,
+    meanwhile: Callable[[], object] = lambda: None,
 ) -> list[Result]:
     """Results in the order of the pieces, on every rank; each thread has a worker of its own.
 
-    Ranks take stretches of equal ``cost`` (bytes); ``advance`` is told what was done here. The first error stops
-    all threads and is raised on every rank, as is an interrupt here.
+    Ranks take stretches of equal ``cost`` (bytes); ``advance`` is told what was done here; ``finish`` is called with
+    each worker when no piece is left; ``meanwhile`` is what the calling thread does before its share, when the others
+    have begun theirs. The first error stops all threads and is raised on every rank, as is an interrupt here.
     """
     if ranks.world_size() == 1:
-        return _run(make_worker, pieces, threads, cost, advance)
+        return _run(make_worker, pieces, threads, cost, advance, finish, meanwhile)
     error: VlmergeError | None = None
     own: list[Result] = []
     try:
-        own = _run(make_worker, stretch(pieces, cost, ranks.rank(), ranks.world_size()), threads, cost, advance)
+        own_pieces = stretch(pieces, cost, ranks.rank(), ranks.world_size())
+        own = _run(make_worker, own_pieces, threads, cost, advance, finish, meanwhile)
     except VlmergeError as raised:
         error = raised
     found = ranks.gather_objects((error, own))
@@ -62,6 +64,8 @@ def _run(
     threads: int,
     cost: Callable[[Piece], int],
     advance: Callable[[int], object],
+    finish: Callable[[Any], object],
+    meanwhile: Callable[[], object],
 ) -> list[Result]:
     steady_malloc()
     lock, stop, queue = threading.Lock(), threading.Event(), iter(enumerate(pieces))
@@ -75,6 +79,7 @@ def _run(
                 with lock:
                     number, piece = next(queue, (-1, None))
                 if number < 0:
+                    finish(worker)
                     return
                 results[number] = worker(piece)  # type: ignore[arg-type]
                 with lock:
@@ -87,7 +92,10 @@ def _run(
     try:
         for thread in others:
             thread.start()
+        meanwhile()
         work()
+        for thread in others:
+            thread.join()
     finally:  # an interrupt too must find no thread still writing
         stop.set()
         for thread in others:
@@ -109,4 +117,4 @@ def one_blas_thread() -> AbstractContextManager[object]:
 
 def steady_malloc() -> None:
     """Freeing one large block teaches glibc to keep such blocks instead of giving pages back each time."""
-    np.empty(16 << 20, np.uint8)
+    bytes(16 << 20)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vlmerge_cli import console
 from vlmerge_cli.checkpoint.dtypes import DTYPES
 from vlmerge_cli.merging.execute import COPY_BYTES
 from vlmerge_cli.merging.merge import Prepared, Settings, Summary
 from vlmerge_cli.merging.plan import Drop, Merge, sources_of
-from vlmerge_cli.merging.residuals import Residual
 from vlmerge_cli.methods.method import described
+
+if TYPE_CHECKING:
+    from vlmerge_cli.merging.residuals import Residual
 
 # What Python, numpy and the command line take before the first tensor, and what scipy adds; measured.
 START_BYTES, SCIPY_BYTES = 45 << 20, 45 << 20

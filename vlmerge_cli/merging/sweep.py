@@ -13,8 +13,9 @@ from vlmerge_cli.checkpoint.reader import Checkpoint
 from vlmerge_cli.checkpoint.writer import Output, Target
 from vlmerge_cli.merging import merge, parallel
 from vlmerge_cli.merging.arrays import make_arrays
-from vlmerge_cli.merging.execute import Job, Piece, Worker, pieces_of, settled
+from vlmerge_cli.merging.execute import Job, Piece, pieces_of, settled
 from vlmerge_cli.merging.plan import Request
+from vlmerge_cli.merging.worker import Worker
 from vlmerge_cli.methods.method import Method
 
 

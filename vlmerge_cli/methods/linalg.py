@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 from vlmerge_cli.methods.method import Array, Group
 
+#: Rows of a matrix that are unpacked together on a GPU.
+BAND_ROWS = 1024
+
 
 class Solution(NamedTuple):
     """X of X S = R, with an estimate of S's condition number (infinite where S has no Cholesky factor)."""
@@ -28,6 +31,8 @@ def packed_width(size: int) -> int:
 def unpack(triangle: Array) -> Array:
     """(d, d) symmetric, new, from its upper triangle packed by rows: row i holds columns i ... d-1."""
     width = packed_width(len(triangle))
+    if _is_torch(triangle):
+        return _unpack_torch(triangle, width)
     full = _empty(triangle, width)
     start = 0
     for row in range(width):
@@ -96,6 +101,18 @@ def _empty(like: Array, size: int, dims: int = 2) -> Array:
     import numpy as np
 
     return np.empty(shape, like.dtype)
+
+
+def _unpack_torch(triangle: Array, width: int) -> Array:
+    """``unpack`` in few steps, as a GPU wants it: some rows at a time, by the place of each entry."""
+    import torch
+
+    full = triangle.new_empty(width, width)
+    column = torch.arange(width, device=triangle.device)
+    for rows, part in zip(column.split(BAND_ROWS), full.split(BAND_ROWS), strict=True):
+        low, high = torch.minimum(rows[:, None], column), torch.maximum(rows[:, None], column)
+        torch.take(triangle, low * (2 * width - low - 1) // 2 + high, out=part)
+    return full
 
 
 def _solve_numpy(system: Array, right: Array) -> Solution:
