@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
@@ -21,6 +22,7 @@ RESULTS = Path(__file__).parent / "results"
 WORK = Path(os.environ.get("VLMERGE_BENCH", "/tmp/vlmerge-bench"))
 VLMERGE = [str(Path(sys.executable).with_name("vlmerge"))]
 PEERS = Path(os.environ.get("VLMERGE_PEERS", str(WORK / "peers"))) / "bin"
+LAUNCH = Path(__file__).with_name("launch.py")
 BLOCK_BYTES = 8 << 20
 
 
@@ -95,18 +97,15 @@ def time_process(command: Command) -> Run:
     for path in command.inputs:
         read(path)
     log = WORK / "last-output.txt"
-    with open(log, "wb") as output:
-        started = time.perf_counter()
-        process = subprocess.Popen(command.words, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
-        _, status, usage = os.wait4(process.pid, 0)
-        wall = time.perf_counter() - started
-        process.returncode = os.waitstatus_to_exitcode(status)
+    launch = [sys.executable, "-I", "-S", str(LAUNCH), str(log), *command.words]
+    done = subprocess.run(launch, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True)
+    wall, cpu, peak, code = json.loads(done.stdout)
     said = log.read_text(errors="replace")
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(command.words)} ended with {process.returncode}: {said[-600:]}")
+    if code:
+        raise RuntimeError(f"{' '.join(command.words)} ended with {code}: {said[-600:]}")
     written = size(command.output) if command.output else 0
     remove(command.output)
-    return Run(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, written, said)
+    return Run(wall, cpu, peak, written, said)
 
 
 def files_of(path: Path) -> list[Path]:
