@@ -3,7 +3,7 @@
 # make fast   the tests without the slow ones
 # make check  ruff and mypy alone
 # make finetune-table CKPT=runs/pretrain   pre-trained beside random starts on every task
-# make bench  measure speed and memory on this machine
+# make bench  measure speed and memory on this machine; PARTS="merge distance": only those
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -36,7 +36,7 @@ fast: $(STAMP)
 	$(BIN)/python -m pytest -n auto -m 'not slow'
 
 bench: $(STAMP)
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks $(PARTS)
 
 finetune-table: $(STAMP)
 	$(BIN)/python -m benchmarks.finetune $(CKPT)

@@ -3,7 +3,7 @@
     python -m benchmarks.growth [GB ...]
 
 Merges and distances of checkpoints of growing size, without fsync; the largest is made for this and removed again,
-and is left out where the disk has no room for it. Ranks share one checkpoint of 2 GB out, one thread each, beside one process
+and is left out where the disk has no room for it. Ranks share one checkpoint, one thread each, beside one process
 without them.
 """
 
@@ -16,7 +16,7 @@ from benchmarks import inputs
 from benchmarks.harness import VLMERGE, WORK, Command, compare, remove, save, size
 from vlmerge_cli import console
 
-RANKS, RANKS_GB = (1, 2, 4), 2
+RANKS, RANKS_GB = (1, 2, 4), 4
 KEPT_GB = 8
 #: Of the disk, beside the largest checkpoint and what is merged from it.
 SPARE_BYTES = 10e9

@@ -31,7 +31,7 @@ def base() -> None:
         MERGEKIT: _mergekit("mergekit-pytorch", halves, "float32"),
         MECHA: Command(mecha, halves, output) if _has("sd_mecha") else None,
     }
-    _measure("W1", rows, 5)
+    _measure("W1", rows, runs=5)
 
 
 def four_billion() -> None:
@@ -42,11 +42,11 @@ def four_billion() -> None:
         SYNCED: _ours(source, output),
         MERGEKIT_YAML: _mergekit("mergekit-yaml", llamas, "bfloat16"),
     }
-    _measure("W2", rows, 3)
+    _measure("W2", rows, runs=3, warm_up=False)
 
 
-def _measure(work: str, rows: dict[str, Command | None], runs: int) -> None:
-    found = compare(work, {name: command for name, command in rows.items() if command}, runs)
+def _measure(work: str, rows: dict[str, Command | None], runs: int, warm_up: bool = True) -> None:
+    found = compare(work, {name: command for name, command in rows.items() if command}, runs, warm_up)
     save("merge", {name: row.values() for name, row in found.items()}, {"work": work})
 
 
