@@ -42,7 +42,7 @@ def draw(path: Path) -> None:
 
 
 def _draw_works(axes: Any) -> None:
-    """Wall time of every row in that of vlmerge's, work by work."""
+    """Wall time of every row in that of vlmerge's own, which is the first of its work."""
     bars: list[tuple[str, float, str]] = []
     works: dict[str, str] = {}
     for name in WORKS:
@@ -51,16 +51,21 @@ def _draw_works(axes: Any) -> None:
             work = str(row.at["work"])
             first = next(one for one in rows if one.at["work"] == work)
             colour = works.setdefault(work, COLOURS[len(works) % len(COLOURS)])
-            bars.append((f"{work}: {row.at['row']}", times(row, first), colour))
+            if row is not first:
+                bars.append((f"{work}: {row.at['row']}", times(row, first), colour))
     names, lengths, colours = zip(*bars, strict=True) if bars else ((), (), ())
-    axes.barh(range(len(bars)), lengths, color=colours)
-    for place, length in enumerate(lengths):
-        axes.annotate(f"{length:.2g}", (length, place), (3, 0), textcoords="offset points", va="center", fontsize=8)
-    axes.set_yticks(range(len(bars)), names)
+    places = range(len(bars))
+    axes.barh(places, [length - 1 for length in lengths], left=1, color=colours)
+    for place, length in zip(places, lengths, strict=True):
+        axes.annotate(f"{length:.2g}", (max(length, 1), place), (3, 0), textcoords="offset points", va="center")
+    axes.set_yticks(places, names)
     axes.invert_yaxis()
     axes.axvline(1, color="black", linewidth=0.6)
     if bars:
         axes.set_xscale("log")
+        axes.set_xlim(right=2 * max(lengths))
+    axes.xaxis.set_minor_formatter("")
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.set_title("Wall time, vlmerge = 1 (logarithmic)")
 
 

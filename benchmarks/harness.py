@@ -137,7 +137,7 @@ def save(name: str, rows: Mapping[str, Mapping[str, Any]], facts: Mapping[str, A
     """Append one record a row to results/NAME.jsonl; all carry the time of this call and the machine."""
     run = time.strftime("%Y-%m-%dT%H:%M:%S")
     for row, values in rows.items():
-        at = {"row": row, "run": run, **(facts or {}), **machine()}
+        at = {"row": row, "run": run, **machine(), **(facts or {})}
         records.append(RESULTS / f"{name}.jsonl", Record(name, at, values))
 
 

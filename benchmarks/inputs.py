@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.harness import WORK
-from fixtures.build import SIZES, Size, blocks, build
+from fixtures.build import SIZES, Size, blocks, build, expert_specs
 from vlmerge_cli.checkpoint.header import Spec
 from vlmerge_cli.checkpoint.writer import Target, create
 from vlmerge_cli.merging.arrays import narrow
@@ -64,6 +64,11 @@ def grown(gigabytes: float) -> Path:
     return made(name, lambda path: build(path, GROWTH[gigabytes], "BF16", "specific", 0, SHARD_BYTES))
 
 
+def specs_of(gigabytes: float) -> dict[str, Spec]:
+    """Every tensor of ``grown``."""
+    return expert_specs(GROWTH[gigabytes], "BF16")
+
+
 def llamas() -> tuple[Path, Path]:
     """About as many bytes as W2 in two folders of the form that mergekit-yaml takes."""
     one, two = (made(f"llama{seed}-BF16", lambda path, seed=seed: _llama(path, seed)) for seed in (1, 2))
@@ -73,7 +78,7 @@ def llamas() -> tuple[Path, Path]:
 def _llama(path: Path, seed: int) -> None:
     target = Target(path, sync=False, max_shard_bytes=SHARD_BYTES)
     extras = {"config.json": json.dumps(LLAMA, indent=2).encode()}
-    specs = {key: Spec("BF16", shape) for key, shape in _llama_shapes().items()}
+    specs = {key: Spec("BF16", shape) for key, shape in llama_shapes().items()}
     with create(target, specs, {"format": "pt"}, extras) as output:
         for key, spec in specs.items():
             written = 0
@@ -83,7 +88,7 @@ def _llama(path: Path, seed: int) -> None:
                 written += len(data)
 
 
-def _llama_shapes() -> dict[str, tuple[int, ...]]:
+def llama_shapes() -> dict[str, tuple[int, ...]]:
     width, hidden, words = (LLAMA[name] for name in ("hidden_size", "intermediate_size", "vocab_size"))
     layer = {
         **{f"self_attn.{name}_proj.weight": (width, width) for name in "qkvo"},
