@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.harness import WORK
@@ -23,6 +24,8 @@ GROWTH = {
     8: SIZES["4b"],
     12: Size(2560, 36, 34, 20),
 }
+#: Agnostic; the vocabulary is such that two hold as many bytes as W1's checkpoint.
+HALF = replace(SIZES["base"], vocabulary=18_467)
 #: Two of these hold as many bytes as W2's checkpoint.
 LLAMA = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 2560, "intermediate_size": 6912,
@@ -47,11 +50,11 @@ def base() -> Path:
 
 
 def base_halves() -> tuple[Path, Path]:
-    """About as many bytes as ``base`` in two agnostic files, for tools that merge whole files."""
+    """As many bytes as ``base`` in two agnostic files, for tools that merge whole files."""
     one, two = (
         made(
-            f"base-F32-half{seed}.safetensors",
-            lambda path, seed=seed: build(path, SIZES["base"], "F32", "agnostic", seed, SHARD_BYTES),
+            f"half{seed}-F32.safetensors",
+            lambda path, seed=seed: build(path, HALF, "F32", "agnostic", seed, SHARD_BYTES),
         )
         for seed in (1, 2)
     )

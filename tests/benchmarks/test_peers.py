@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from benchmarks import distance, inputs, limit
-from fixtures.build import SIZES, build
+from fixtures.build import SIZES, build, expert_specs
+from vlmerge_cli.checkpoint.header import Spec
 
 torch = pytest.importorskip("torch")
 from safetensors.torch import load_file  # noqa: E402
@@ -45,10 +46,12 @@ def test_the_float64_distances_are_those_of_the_command(tmp_path):
     )
 
 
-def test_two_llamas_hold_as_many_bytes_as_the_second_work():
-    from vlmerge_cli.checkpoint.header import Spec
+def test_inputs_of_peers_hold_as_many_bytes():
+    def num_bytes(specs: dict[str, Spec]) -> int:
+        return sum(spec.num_bytes for spec in specs.values())
 
-    ours = sum(spec.num_bytes for spec in inputs.specs_of(8).values())
-    theirs = 2 * sum(Spec("BF16", shape).num_bytes for shape in inputs.llama_shapes().values())
-    assert theirs == pytest.approx(ours, rel=0.02)
-    assert ours == pytest.approx(8e9, rel=0.06)
+    first, second = num_bytes(expert_specs(SIZES["base"], "F32")), num_bytes(inputs.specs_of(8))
+    assert second == pytest.approx(8e9, rel=0.06)
+    assert 2 * num_bytes(expert_specs(inputs.HALF, "F32", "agnostic")) == pytest.approx(first, rel=0.001)
+    llama = {key: Spec("BF16", shape) for key, shape in inputs.llama_shapes().items()}
+    assert 2 * num_bytes(llama) == pytest.approx(second, rel=0.02)
