@@ -168,9 +168,11 @@ def table(name: str) -> str:
 
 
 def under(record: Record) -> str:
-    facts = record.at
+    """The machine, the day, and what a median is of."""
+    facts, runs = record.at, len(record.values.get("walls", ()))
     place = f"{facts['cpu']}, {facts['num_cpus']} processors, {facts['memory_gb']} GB"
-    return f"\n\n*{place}, Python {facts['python']}, {facts['date']}.*"
+    medians = f"; {runs} run{'s' * (runs > 1)} each" if runs else ""
+    return f"\n\n*{place}, Python {facts['python']}, {facts['date']}{medians}.*"
 
 
 def goal_table() -> str:

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -22,7 +23,9 @@ def vlmerge(*arguments: object) -> str:
 
 @pytest.mark.skipif(not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="no C compiler")
 @pytest.mark.parametrize(("dtype", "shard_bytes"), [("F32", 10**9), ("BF16", 200_000)])
-def test_the_limit_program_writes_the_merge(tmp_path, monkeypatch, dtype, shard_bytes):
+def test_the_limit_program_writes_the_merge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, shard_bytes: int
+) -> None:
     monkeypatch.setattr(limit, "WORK", tmp_path)
     source, theirs, ours = tmp_path / "in", tmp_path / "theirs.safetensors", tmp_path / "ours.safetensors"
     build(source, SIZES["tiny"], dtype, "specific", 0, shard_bytes)
@@ -37,7 +40,7 @@ def test_the_limit_program_writes_the_merge(tmp_path, monkeypatch, dtype, shard_
         assert torch.allclose(found[key].float(), want[key].float(), rtol=2**-7 if dtype == "BF16" else 1e-6, atol=1e-8)
 
 
-def test_the_float64_distances_are_those_of_the_command(tmp_path):
+def test_the_float64_distances_are_those_of_the_command(tmp_path: Path) -> None:
     source = tmp_path / "in.safetensors"
     build(source, SIZES["tiny"], "F32", "specific", 0, 10**9)
     truth, found = distance.compute(list(distance.pairs(source))), json.loads(vlmerge("distance", source, "--json"))
@@ -46,7 +49,7 @@ def test_the_float64_distances_are_those_of_the_command(tmp_path):
     )
 
 
-def test_inputs_of_peers_hold_as_many_bytes():
+def test_inputs_of_peers_hold_as_many_bytes() -> None:
     def num_bytes(specs: dict[str, Spec]) -> int:
         return sum(spec.num_bytes for spec in specs.values())
 

@@ -1,6 +1,9 @@
 """Tables, goals and the figure from made-up records."""
 
 import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,18 +15,23 @@ PAGE = "# Page\n" + "".join(
 
 
 @pytest.fixture(autouse=True)
-def results(tmp_path, monkeypatch):
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(harness, "RESULTS", tmp_path / "results")
 
 
-def row(walls, peak_mib=50.0, bytes_in=10**9, **more):
-    walls = list(walls)
-    middle = sorted(walls)[len(walls) // 2]
-    return {"wall_seconds": middle, "wall_low": min(walls), "wall_high": max(walls), "walls": walls, "cpu_seconds": 1.0,
-            "peak_mib": peak_mib, "bytes_in": bytes_in, "bytes_out": 10**9, **more}  # fmt: skip
+def row(walls: Sequence[float], peak_mib: float = 50.0, bytes_in: int = 10**9) -> dict[str, Any]:
+    times = {"wall_low": min(walls), "wall_high": max(walls), "wall_seconds": sorted(walls)[len(walls) // 2]}
+    return {
+        **times,
+        "walls": list(walls),
+        "cpu_seconds": 1.0,
+        "peak_mib": peak_mib,
+        "bytes_in": bytes_in,
+        "bytes_out": 10**9,
+    }
 
 
-def test_a_goal_is_held_against_the_median_of_paired_ratios(tmp_path):
+def test_a_goal_is_held_against_the_median_of_paired_ratios(tmp_path: Path) -> None:
     rows = {merge.OURS: row((1, 2, 3)), merge.LIMIT: row((0.5, 1, 0.1)), merge.MERGEKIT: row((10, 20, 30), 900.0)}
     harness.save("merge", rows, {"work": "W1"})
     page = tmp_path / "page.md"
@@ -39,7 +47,7 @@ def test_a_goal_is_held_against_the_median_of_paired_ratios(tmp_path):
     assert re.search(r"<!-- sums -->\nold\n", text), "a table without records stays"
 
 
-def test_rows_that_the_last_run_did_not_save_are_gone():
+def test_rows_that_the_last_run_did_not_save_are_gone() -> None:
     harness.save("merge", {"a": row((1,)), "gone": row((1,))}, {"work": "W1", "run": "2026-01-01"})
     harness.save("merge", {"b": row((1,))}, {"work": "W2", "run": "2026-01-02"})
     harness.save("merge", {"a": row((2,))}, {"work": "W1", "run": "2026-01-03"})
@@ -48,7 +56,7 @@ def test_rows_that_the_last_run_did_not_save_are_gone():
     ]  # fmt: skip
 
 
-def test_growth_is_fitted_and_drawn(tmp_path):
+def test_growth_is_fitted_and_drawn(tmp_path: Path) -> None:
     for size in (1, 2, 4, 12):
         values = {name: row((0.5 + 2 * size,), 40.0 + (size == 12), size * 10**9) for name in figures.LINES}
         harness.save("growth", values, {"work": f"{size} GB"})
@@ -62,7 +70,7 @@ def test_growth_is_fitted_and_drawn(tmp_path):
     assert "| s/GB | 2.00 | 2.00 |" in page.read_text()
 
 
-def test_the_same_records_give_the_same_figure(tmp_path):
+def test_the_same_records_give_the_same_figure(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     harness.save("merge", {"vlmerge merge": row((1, 1)), "peer": row((4, 6))}, {"work": "W1"})
     for size in (1, 2):
