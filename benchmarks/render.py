@@ -224,7 +224,9 @@ def render(page: Path) -> None:
     """Put every table that has records between its marks."""
     text = page.read_text(encoding="utf-8")
     tables = {**{name: partial(table, name) for name in TABLES}, "growth": growth_table, "finetune": finetune}
-    made = {name: make() for name, make in tables.items() if latest(name)} | {"goals": goal_table()}
+    made = {name: make() for name, make in tables.items() if latest(name)}
+    if goals.rows():
+        made["goals"] = goal_table()
     for name, new in made.items():
         marked = f"<!-- {name} -->\n{new}\n<!-- /{name} -->"
         text = re.sub(rf"<!-- {name} -->.*<!-- /{name} -->", lambda _, marked=marked: marked, text, flags=re.DOTALL)
