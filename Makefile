@@ -4,7 +4,7 @@
 # make check  ruff and mypy alone
 # make study  the paper's experiment at its smallest, with a report: runs/study-quick
 # make finetune-table CKPT=runs/pretrain   pre-trained beside random starts on every task
-# make bench  measure speed and memory on this machine
+# make bench  measure speed and memory on this machine; PARTS="merge distance": only those
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -37,7 +37,7 @@ fast: $(STAMP)
 	$(BIN)/python -m pytest -n auto --dist loadgroup -m 'not slow'
 
 bench: $(STAMP)
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks $(PARTS)
 
 study: $(STAMP)
 	$(BIN)/vlmerge study

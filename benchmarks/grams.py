@@ -1,16 +1,13 @@
-"""Gram matrices of the `base` model: what they add to a forward pass, and what solving with them takes.
+"""Gram matrices of the whole `base` model: what they add to a forward pass (sums.py: of one layer, alone).
 
-    python -m benchmarks.grams [collect] [solve]
+    python -m benchmarks.grams
 
-collect: one batch through all passes of a modality-specific model, again and again, in a process of its own a row:
+One batch through all passes of a modality-specific model, again and again, in a process of its own a row:
 the forward pass alone, with its Grams, with those that fit in 400 MB (one of several rounds), and the published way
 (a float64 product of every input, on the CPU, for each hook and batch) on the same batch. The limit is arithmetic: the
 multiply-adds of the forward pass and of one triangle a Gram, at the best rates of float32 matrix products that
 this machine shows in the same run. One thread makes Grams while another runs the model, so wall time depends on how
 many processors are free; processor time does not.
-
-solve: the linear slots of twelve layers with two experts, by the published explicit inverse and by RegMean. The error
-is that of the equation solved, ‖W S - R‖ / ‖R‖.
 """
 
 from __future__ import annotations
@@ -29,15 +26,11 @@ import torch
 
 from benchmarks.harness import RESULTS, machine
 from vlmerge_cli import console, devices, records
-from vlmerge_cli.layouts.layout import Slot, built_in
+from vlmerge_cli.layouts.layout import built_in
 from vlmerge_cli.merging import gramrun, passes
 from vlmerge_cli.merging.collect import Collector, collect_grams, find_sites
 from vlmerge_cli.merging.parallel import one_blas_thread
-from vlmerge_cli.merging.parallel import run as run_in_threads
-from vlmerge_cli.methods import linalg
 from vlmerge_cli.methods.lapack import syrk
-from vlmerge_cli.methods.method import Group
-from vlmerge_cli.methods.regmean import RegMean
 from vlmerge_cli.model.config import preset
 from vlmerge_cli.model.vlmodel import VLModel
 
@@ -182,67 +175,8 @@ def _rates() -> dict[str, float]:
         }
 
 
-def solve() -> None:
-    """One layer's slots twelve times: qkv, proj, fc1 and fc2 of two experts, gamma 0.9."""
-    groups = [
-        _group(number, *shape) for number, shape in enumerate(((2304, 768), (768, 768), (3072, 768), (768, 3072)))
-    ]
-    method = RegMean(gamma=0.9)
-    threads = devices.num_cpus()
-    torch.set_num_threads(threads)
-    rows: dict[str, tuple[float, float, float]] = {}
-
-    def by_method() -> list[Any]:
-        with one_blas_thread():
-            return run_in_threads(lambda: method, groups * 12, threads, lambda _: 1, lambda _: None)[: len(groups)]
-
-    for name, call in (("RegMean: Cholesky", by_method), ("published: torch.inverse", lambda: _inverses(groups))):
-        wall, cpu = time.perf_counter(), time.process_time()
-        merged = call()
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        rows[name] = wall, cpu, max(_error(w, of) for w, of in zip(merged, groups, strict=True))
-        console.say(f"{name}: {rows[name]}")
-    for name, (wall, cpu, error) in rows.items():
-        values = {"wall_seconds": round(wall, 2), "cpu_seconds": round(cpu, 2), "error": error}
-        facts = {"row": name, "num_threads": threads, **machine()}
-        records.append(RESULTS / "solve.jsonl", records.Record("solve", facts, values))
-
-
-def _group(seed: int, rows: int, width: int) -> Group:
-    """Anisotropic inputs with a mean, as activations are."""
-    draw = torch.Generator().manual_seed(seed)
-    weights, grams = {}, {}
-    for expert in ("v", "l"):
-        scale = torch.logspace(0, -2, width)[torch.randperm(width, generator=draw)]
-        x = torch.randn(width + 1000, width, generator=draw) * scale + 0.1
-        weights[expert] = torch.randn(rows, width, generator=draw).numpy()
-        grams[expert] = linalg.pack((x.double().T @ x.double()).numpy())
-    return Group(Slot(0, f"{rows} by {width}", "linear"), weights, grams=grams)
-
-
-def _scaled(triangle: Any) -> torch.Tensor:
-    full = torch.from_numpy(linalg.unpack(triangle))
-    return 0.9 * full + 0.1 * torch.diag(torch.diag(full))
-
-
-def _inverses(groups: list[Group]) -> list[Any]:
-    """The sum of the scaled Grams, its inverse, the product; twelve times."""
-    merged: list[Any] = []
-    for of in groups * 12:
-        grams = {expert: _scaled(held) for expert, held in of.grams.items()}
-        right = sum(torch.from_numpy(w).double() @ grams[expert] for expert, w in of.experts.items())
-        merged.append((right @ torch.inverse(sum(grams.values()))).numpy())  # type: ignore[union-attr]
-    return merged[: len(groups)]
-
-
-def _error(weight: Any, of: Group) -> float:
-    grams = {expert: _scaled(held).numpy() for expert, held in of.grams.items()}
-    right = sum(w.astype(np.float64) @ grams[expert] for expert, w in of.experts.items())
-    return float(np.linalg.norm(weight @ sum(grams.values()) - right) / np.linalg.norm(right))
-
-
 if __name__ == "__main__":
     if sys.argv[1:2] == ["row"]:
         row(sys.argv[2])
-    for name in () if sys.argv[1:2] == ["row"] else sys.argv[1:] or ["collect", "solve"]:
-        {"collect": collect, "solve": solve}[name]()
+    else:
+        collect()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
@@ -12,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vlmerge_cli import console, records
 from vlmerge_cli.records import Record
@@ -20,79 +22,122 @@ RESULTS = Path(__file__).parent / "results"
 WORK = Path(os.environ.get("VLMERGE_BENCH", "/tmp/vlmerge-bench"))
 VLMERGE = [str(Path(sys.executable).with_name("vlmerge"))]
 PEERS = Path(os.environ.get("VLMERGE_PEERS", str(WORK / "peers"))) / "bin"
+LAUNCH = Path(__file__).with_name("launch.py")
+BLOCK_BYTES = 8 << 20
+
+
+@dataclass(frozen=True)
+class Command:
+    """A process to time. What it reads is in memory when it starts; what it wrote is removed when it ends."""
+
+    words: Sequence[str]
+    inputs: tuple[Path, ...] = ()
+    output: Path | None = None
 
 
 @dataclass(frozen=True)
 class Run:
-    """One finished process: seconds on the clock and of processor time, and its largest resident size."""
+    """One finished process: seconds on the clock and of processor time, its largest resident size, what it said."""
 
     wall_seconds: float
     cpu_seconds: float
     peak_bytes: int
+    bytes_out: int
+    said: str
 
 
 @dataclass(frozen=True)
-class Median:
-    """Of several runs, with the spread of the time."""
+class Row:
+    """Several runs of one command."""
 
-    wall_seconds: float
-    wall_low: float
-    wall_high: float
-    cpu_seconds: float
-    peak_bytes: int
-    num_runs: int
+    runs: tuple[Run, ...]
+    bytes_in: int
+
+    @property
+    def said(self) -> str:
+        return self.runs[-1].said
+
+    def values(self) -> dict[str, Any]:
+        """As a record keeps them. ``walls`` are in the order of the rounds, so that rows can be paired."""
+        walls = [round(run.wall_seconds, 4) for run in self.runs]
+        return {
+            "wall_seconds": round(statistics.median(walls), 4),
+            "wall_low": min(walls),
+            "wall_high": max(walls),
+            "walls": walls,
+            "cpu_seconds": round(statistics.median(run.cpu_seconds for run in self.runs), 4),
+            "peak_mib": round(max(run.peak_bytes for run in self.runs) / 2**20, 1),
+            "bytes_in": self.bytes_in,
+            "bytes_out": self.runs[-1].bytes_out,
+        }
 
 
-def time_process(command: Sequence[str]) -> Run:
-    """Run a command to its end, output thrown away. Raises RuntimeError with its last words when it fails."""
-    log = WORK / "last-output.txt"
-    with open(log, "wb") as output:
-        started = time.perf_counter()
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
-        _, status, usage = os.wait4(process.pid, 0)
-        wall = time.perf_counter() - started
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"{command[0]} ended with {process.returncode}: {log.read_text()[-600:]}")
-    return Run(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+def num_runs(usual: int) -> int:
+    """How many runs a median is of: $VLMERGE_BENCH_RUNS, or the usual number."""
+    return int(os.environ.get("VLMERGE_BENCH_RUNS", usual))
 
 
-def compare(
-    what: str, commands: Mapping[str, Sequence[str]], inputs: Sequence[Path], num_runs: int = 5
-) -> dict[str, Median]:
-    """Medians of alternating runs, A B C A B C ..., inputs read into the page cache before each round."""
-    runs: dict[str, list[Run]] = {name: [] for name in commands}
-    for number in range(num_runs + 1):  # the first round only warms up
+def compare(what: str, commands: Mapping[str, Command], runs: int = 5, warm_up: bool = True) -> dict[str, Row]:
+    """Alternating runs, A B C A B C ...; with ``warm_up`` a first round is not counted."""
+    WORK.mkdir(parents=True, exist_ok=True)
+    found: dict[str, list[Run]] = {name: [] for name in commands}
+    for number in range(-1 if warm_up else 0, num_runs(runs)):
         for name, command in commands.items():
-            warm(inputs)
             run = time_process(command)
             console.say(f"{what}: {name} {run.wall_seconds:.3f} s, {console.size(run.peak_bytes)}")
-            if number:
-                runs[name].append(run)
-    return {name: _median(found) for name, found in runs.items()}
+            if number >= 0:
+                found[name].append(run)
+    return {name: Row(tuple(its), size(*commands[name].inputs)) for name, its in found.items()}
 
 
-def warm(paths: Sequence[Path]) -> None:
-    """Bring files into the page cache, which this kernel gives up after a while."""
-    block = bytearray(8 << 20)
-    for path in paths:
-        for file in sorted(path.glob("*.safetensors")) if path.is_dir() else [path]:
-            with open(file, "rb", buffering=0) as opened:
-                while opened.readinto(block):
-                    pass
+def time_process(command: Command) -> Run:
+    """Run a command to its end. Raises RuntimeError with its last words when it fails."""
+    remove(command.output)
+    os.sync()  # what earlier runs left to write must not be written during this one
+    for path in command.inputs:
+        read(path)
+    log = WORK / "last-output.txt"
+    launch = [sys.executable, "-I", "-S", str(LAUNCH), str(log), *command.words]
+    done = subprocess.run(launch, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True)
+    wall, cpu, peak, code = json.loads(done.stdout)
+    said = log.read_text(errors="replace")
+    if code:
+        raise RuntimeError(f"{' '.join(command.words)} ended with {code}: {said[-600:]}")
+    written = size(command.output) if command.output else 0
+    remove(command.output)
+    return Run(wall, cpu, peak, written, said)
 
 
-def save(name: str, rows: Mapping[str, Median], facts: Mapping[str, object]) -> None:
-    """Append one record per row to results/NAME.jsonl, with the machine it came from."""
-    for row, median in rows.items():
-        values = {
-            "wall_seconds": round(median.wall_seconds, 4),
-            "wall_low": round(median.wall_low, 4),
-            "wall_high": round(median.wall_high, 4),
-            "cpu_seconds": round(median.cpu_seconds, 4),
-            "peak_mib": round(median.peak_bytes / 2**20, 1),
-        }
-        at = {"row": row, "num_runs": median.num_runs, **facts, **machine()}
+def files_of(path: Path) -> list[Path]:
+    """The weights of a checkpoint: a file, or a folder's."""
+    return sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+
+
+def size(*paths: Path) -> int:
+    return sum(file.stat().st_size for path in paths for file in files_of(path))
+
+
+def read(path: Path) -> None:
+    """Bring a checkpoint into the page cache, which this kernel gives up after a while."""
+    block = bytearray(BLOCK_BYTES)
+    for file in files_of(path):
+        with open(file, "rb", buffering=0) as opened:
+            while opened.readinto(block):
+                pass
+
+
+def remove(path: Path | None) -> None:
+    if path is not None and path.is_dir():
+        shutil.rmtree(path)
+    elif path is not None:
+        path.unlink(missing_ok=True)
+
+
+def save(name: str, rows: Mapping[str, Mapping[str, Any]], facts: Mapping[str, Any] | None = None) -> None:
+    """Append one record a row to results/NAME.jsonl; all carry the time of this call and the machine."""
+    run = time.strftime("%Y-%m-%dT%H:%M:%S")
+    for row, values in rows.items():
+        at = {"row": row, "run": run, **machine(), **(facts or {})}
         records.append(RESULTS / f"{name}.jsonl", Record(name, at, values))
 
 
@@ -108,25 +153,3 @@ def machine() -> dict[str, object]:
         "python": platform.python_version(),
         "date": time.strftime("%Y-%m-%d"),
     }
-
-
-def fresh(name: str) -> Path:
-    """A path in the work folder at which nothing is."""
-    path = WORK / name
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-    return path
-
-
-def _median(runs: list[Run]) -> Median:
-    walls = [run.wall_seconds for run in runs]
-    return Median(
-        statistics.median(walls),
-        min(walls),
-        max(walls),
-        statistics.median(run.cpu_seconds for run in runs),
-        round(statistics.median(run.peak_bytes for run in runs)),
-        len(runs),
-    )

@@ -1,9 +1,9 @@
-"""Merging by interpolation, beside a plain script and beside mergekit's linear merge of as many bytes.
+"""Merging by interpolation, beside a limit program in C, a plain script, and other tools on as many bytes.
 
-    python -m benchmarks.merge [base] [4b]
+    python -m benchmarks.merge [W1] [W2]
 
-W1: BEiT-base size in float32, one file. W2: 4.2 billion parameters in bfloat16, four shards.
-mergekit lives in an environment of its own ($VLMERGE_PEERS); without it its rows are left out.
+W1: BEiT-base size in float32, one file. W2: 4.2 billion parameters in bfloat16, four shards. mergekit and sd-mecha
+live in an environment of their own ($VLMERGE_PEERS, see README.md); a row whose program is missing is left out.
 """
 
 from __future__ import annotations
@@ -11,52 +11,70 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from benchmarks.harness import PEERS, VLMERGE, WORK, compare, fresh, save
-from benchmarks.inputs import checkpoint, two_halves
+from benchmarks import inputs, limit
+from benchmarks.harness import PEERS, VLMERGE, WORK, Command, compare, save
 
-PLAIN = Path(__file__).with_name("plain_average.py")
+HERE = Path(__file__).parent
+OURS, LIMIT, SYNCED, PLAIN = "vlmerge merge", "C program, two threads", "vlmerge merge, with fsync", "plain script"
+MERGEKIT, MERGEKIT_YAML, MECHA = "mergekit-pytorch linear", "mergekit-yaml linear", "sd-mecha weighted_sum"
 
 
 def base() -> None:
-    source = checkpoint("base")
-    outputs = {name: str(fresh(f"out-{name}.safetensors")) for name in ("vlmerge", "synced", "plain")}
-    merge = [*VLMERGE, "merge", str(source), "--force", "-o"]
-    commands = {
-        "vlmerge merge": [*merge, outputs["vlmerge"], "--no-sync"],
-        "vlmerge merge, synced": [*merge, outputs["synced"]],
-        "plain script": [sys.executable, str(PLAIN), str(source), outputs["plain"]],
-        **_mergekit(two_halves(source, "F32")),
+    source, halves, output = inputs.base(), inputs.base_halves(), WORK / "out.safetensors"
+    plain = [sys.executable, str(HERE / "plain_average.py"), str(source), str(output)]
+    mecha = [str(PEERS / "python"), str(HERE / "mecha_average.py"), *map(str, halves), str(output)]
+    rows = {
+        OURS: _ours(source, output, "--no-sync"),
+        LIMIT: _limit(source, output),
+        SYNCED: _ours(source, output),
+        PLAIN: Command(plain, (source,), output),
+        MERGEKIT: _mergekit("mergekit-pytorch", halves, "float32"),
+        MECHA: Command(mecha, halves, output) if _has("sd_mecha") else None,
     }
-    rows = compare("W1", commands, [source, *two_halves(source, "F32")])
-    save("merge", rows, {"work": "W1", "bytes_in": source.stat().st_size, "bytes_out": _size(outputs["vlmerge"])})
+    _measure("W1", rows, runs=5)
 
 
 def four_billion() -> None:
-    source = checkpoint("4b", "BF16")
-    output = fresh("out-4b")
-    merge = [*VLMERGE, "merge", str(source), "--no-sync", "--force", "-o", str(output)]
-    commands = {"vlmerge merge": merge}
-    rows = compare("W2", commands, [source], num_runs=3)
-    save("merge", rows, {"work": "W2", "bytes_in": _size(source), "bytes_out": _size(output)})
-
-
-def _mergekit(halves: tuple[Path, Path]) -> dict[str, list[str]]:
-    if not (PEERS / "mergekit-pytorch").exists():
-        return {}
-    recipe = WORK / "mergekit.yaml"
-    models = "".join(f"  - model: {path}\n    parameters: {{weight: 0.5}}\n" for path in halves)
-    recipe.write_text(f"merge_method: linear\nmodels:\n{models}")
-    return {
-        "mergekit linear, as many bytes": [str(PEERS / "mergekit-pytorch"), str(recipe), str(fresh("out-mergekit"))]
+    source, llamas, output = inputs.grown(8), inputs.llamas(), WORK / "out-folder"
+    rows = {
+        OURS: _ours(source, output, "--no-sync"),
+        LIMIT: _limit(source, WORK / "out.safetensors"),
+        SYNCED: _ours(source, output),
+        MERGEKIT_YAML: _mergekit("mergekit-yaml", llamas, "bfloat16"),
     }
+    _measure("W2", rows, runs=3, warm_up=False)
 
 
-def _size(path: str | Path) -> int:
-    path = Path(path)
-    files = path.glob("*.safetensors") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files)
+def _measure(work: str, rows: dict[str, Command | None], runs: int, warm_up: bool = True) -> None:
+    found = compare(work, {name: command for name, command in rows.items() if command}, runs, warm_up)
+    save("merge", {name: row.values() for name, row in found.items()}, {"work": work})
+
+
+def _ours(source: Path, output: Path, *options: str) -> Command:
+    return Command([*VLMERGE, "merge", str(source), "-o", str(output), *options], (source,), output)
+
+
+def _limit(source: Path, output: Path) -> Command | None:
+    program, plan = limit.program(), WORK / "limit-plan.txt"
+    if program is None:
+        return None
+    limit.write_plan(source, output, plan)
+    return Command([str(program), str(plan), "2"], (source,), output)
+
+
+def _mergekit(program: str, models: tuple[Path, Path], dtype: str) -> Command | None:
+    if not (PEERS / program).exists():
+        return None
+    recipe, output = WORK / f"{program}.yaml", WORK / "out-mergekit"
+    lines = "".join(f"  - model: {path}\n    parameters: {{weight: 0.5}}\n" for path in models)
+    recipe.write_text(f"merge_method: linear\ndtype: {dtype}\nmodels:\n{lines}")
+    return Command([str(PEERS / program), str(recipe), str(output)], models, output)
+
+
+def _has(package: str) -> bool:
+    return any((PEERS.parent / "lib").glob(f"python*/site-packages/{package}"))
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:] or ["base", "4b"]:
-        {"base": base, "4b": four_billion}[name]()
+    for name in sys.argv[1:] or ["W1", "W2"]:
+        {"W1": base, "W2": four_billion}[name]()

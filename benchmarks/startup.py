@@ -8,16 +8,15 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from benchmarks.harness import VLMERGE, WORK, compare, save
+from benchmarks.harness import VLMERGE, Command, compare, save
 
 TINY = Path(__file__).parent.parent / "fixtures" / "tiny" / "specific.safetensors"
 
 if __name__ == "__main__":
-    WORK.mkdir(parents=True, exist_ok=True)
     commands = {
-        "vlmerge --help": [*VLMERGE, "--help"],
-        "vlmerge inspect": [*VLMERGE, "inspect", str(TINY)],
-        "import typer, rich, numpy": [sys.executable, "-c", "import typer, rich.console, numpy"],
-        "python": [sys.executable, "-c", "pass"],
+        "vlmerge --help": Command([*VLMERGE, "--help"]),
+        "vlmerge inspect": Command([*VLMERGE, "inspect", str(TINY)], (TINY,)),
+        "import typer, rich, numpy": Command([sys.executable, "-c", "import typer, rich.console, numpy"]),
+        "python": Command([sys.executable, "-c", "pass"]),
     }
-    save("startup", compare("start", commands, [TINY], num_runs=11), {})
+    save("startup", {name: row.values() for name, row in compare("start", commands, 11).items()})
