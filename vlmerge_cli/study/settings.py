@@ -64,7 +64,7 @@ class StudySettings(Settings):
 STUDIES: dict[str, dict[str, Any]] = {
     # The question of the paper's Table 1 and Figure 3 in a few minutes: zero-shot scores only.
     "quick": {
-        "widths": (32,), "batch_size": 32, "k_seed": (0, 0.5), "sharing": (), "lambdas": (0.5,), "gammas": (0.9,),
+        "widths": (32,), "batch_size": 32, "sharing": (), "lambdas": (0.5,), "gammas": (0.9,),
         "alphas": (0, 0.5, 0.75, 1), "finetune_steps": {}, "more_tasks": {}, "shapes": {"num_things": (1, 2)},
         "pretrain": {"optimizer": {"lr": 2e-3}},
     },
