@@ -17,6 +17,7 @@ pytestmark = pytest.mark.usefixtures("work")
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(harness, "WORK", tmp_path / "work")
     monkeypatch.setattr(harness, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(harness.os, "sync", lambda: None)  # of the whole machine, whatever else it writes
     monkeypatch.setenv("VLMERGE_BENCH_RUNS", "2")
     return tmp_path
 
