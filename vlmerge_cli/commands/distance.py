@@ -46,6 +46,8 @@ def command(
 ) -> None:
     """L2, cosine, SSD and TSSD between the experts of CKPT: the smaller, the better they merge."""
     from vlmerge_cli import devices
+
+    devices.load_numpy()
     from vlmerge_cli.checkpoint.reader import open_checkpoint
     from vlmerge_cli.errors import GateError, PlanError, UsageError, nearest
     from vlmerge_cli.layouts.survey import find
