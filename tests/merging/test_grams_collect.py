@@ -186,7 +186,7 @@ def test_later_changes_to_an_input_have_no_effect() -> None:
     sums = HostSums({"a": 8}, "float64", 1)
     sums.add("a", rows)
     rows.zero_()
-    assert error_of(sums.triangle("a"), kept) < 1e-15
+    assert error_of(sums.triangle("a"), kept) < 1e-13  # two orders of addition; rows that were zeroed would give 1
     sums.close()
 
 
