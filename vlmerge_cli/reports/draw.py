@@ -96,15 +96,30 @@ def _whole(figure: Figure) -> Any:
         handles = [Line2D([], [], **_look(key)) for key in keys]
         num = min(len(keys), max(2, across + 1))
         drawn.legend(handles, [key.words for key in keys], loc="outside lower center", ncols=num)
-    return drawn
+    return _settled(drawn)
 
 
 def _one(panel: Panel, across: int) -> Any:
+    """Axes of lines have fixed margins, so that those of all panels stand in line."""
     from matplotlib.figure import Figure as Drawn
 
     width = 2.6 if across > 3 else 3.3 if across == 3 else 4.2
-    drawn = Drawn(figsize=(width, _height(panel, 2.3 if across > 3 else 2.6)), layout="constrained", facecolor="none")
+    height = _height(panel, 2.3 if across > 3 else 2.6)
+    has_words = bool(panel.bars or panel.heat)
+    drawn = Drawn(figsize=(width, height), layout="constrained" if has_words else None, facecolor="none")
     _panel(drawn.subplots(), panel)
+    if has_words:
+        return _settled(drawn)
+    left, bottom = 0.52 if panel.y_label else 0.44, 0.46 if panel.x_label or panel.x_ticks else 0.3
+    drawn.subplots_adjust(left / width, bottom / height, 1 - 0.08 / width, 1 - 0.3 / height)
+    return drawn
+
+
+def _settled(drawn: Any) -> Any:
+    """Laid out once, not again for every format."""
+    drawn.get_layout_engine().set(w_pad=0.08, h_pad=0.06)
+    drawn.get_layout_engine().execute(drawn)
+    drawn.set_layout_engine("none")
     return drawn
 
 

@@ -69,7 +69,7 @@ def _table(curves: Curves) -> Table | None:
     """Of validation where there is one, else of training."""
     kind = "validation" if curves["validation"] else "train"
     rows: list[tuple[str | Number, ...]] = []
-    for name, points in curves[kind].items():
+    for name, points in sorted(curves[kind].items(), key=lambda item: item[0] != "loss"):
         if name in ("lr", *_SPEEDS):
             continue
         choose = min if _is_loss(name) else max
