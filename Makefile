@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(STAMP)
-	sh fixtures/demo.sh $(BIN)/vlmerge
+	$(BIN)/python fixtures/demo.py $(BIN)/vlmerge
 
 check: $(STAMP)
 	$(BIN)/ruff check .
