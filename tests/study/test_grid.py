@@ -111,6 +111,7 @@ def test_announced_time_is_the_work_shared_out_or_the_longest_chain() -> None:
         (["k_seed=[0,1.5]"], "not within [0, 1)"),
         (["more_tasks={vqaa: 3}"], "did you mean 'vqa'"),
         (["model=smal"], "did you mean 'small'"),
+        (["task_data={vqaa: [x]}"], "did you mean 'vqa'"),
         (["sharing=[custom-att]"], "did you mean 'custom-attn'"),
     ],
 )
@@ -118,6 +119,12 @@ def test_wrong_settings_are_refused_by_name(sets: list[str], said: str) -> None:
     with pytest.raises(UsageError) as caught:
         load("full", None, sets)
     assert said in str(caught.value)
+
+
+def test_a_task_may_have_data_of_its_own() -> None:
+    settings = load("full", None, ["data=[coco=/data/coco]", "task_data={classification: [imagenet=/data/imagenet]}"])
+    assert settings.data_of("classification") == ("imagenet=/data/imagenet",)
+    assert settings.data_of("vqa") == ("coco=/data/coco",)
 
 
 def test_maps_of_tasks_are_replaced_and_others_added_to() -> None:

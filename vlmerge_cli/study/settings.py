@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from vlmerge_cli.errors import UsageError, nearest
 from vlmerge_cli.model.config import ARCHITECTURES, PRESETS
-from vlmerge_cli.tasks import TASKS
+from vlmerge_cli.tasks import MEASURES, TASKS
 from vlmerge_cli.training.config import Settings, chosen_settings, over, validated
 
 
@@ -20,6 +20,7 @@ class StudySettings(Settings):
     preset: str = "full"
     model: str = "small"
     data: tuple[str, ...] = ("shapes",)
+    task_data: dict[str, tuple[str, ...]] = Field(default_factory=dict, description="data of a task that lie elsewhere")
     shapes: dict[str, Any] = Field(default_factory=dict, description="options of the built-in data set")
     pretrain: dict[str, Any] = Field(default_factory=dict, description="other settings of vlmerge pretrain")
     finetune: dict[str, Any] = Field(default_factory=dict, description="other settings of vlmerge finetune")
@@ -51,11 +52,17 @@ class StudySettings(Settings):
         for name in (*self.finetune_steps, *self.more_tasks):
             if name not in TASKS:
                 raise ValueError(f"no task {name!r}: {nearest(name, TASKS)}")
+        for name in self.task_data:
+            if name not in {**TASKS, **MEASURES}:
+                raise ValueError(f"no task {name!r}: {nearest(name, {**TASKS, **MEASURES})}")
         if not all(0 <= share < 1 for share in (*self.k_seed, self.recipe_k_seed)):
             raise ValueError("a share of the seed phase is not within [0, 1)")
         if self.recipe_k_seed not in self.k_seed or 0 not in self.k_seed:
             raise ValueError(f"k_seed {list(self.k_seed)} lacks 0 or recipe_k_seed {self.recipe_k_seed}")
         return self
+
+    def data_of(self, task: str) -> tuple[str, ...]:
+        return self.task_data.get(task, self.data)
 
     def seed_steps(self, share: float) -> int:
         return round(share * self.steps)

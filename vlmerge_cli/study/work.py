@@ -183,7 +183,7 @@ class Finetune:
 
 def _finetune(place: Place, settings: StudySettings, start: str, task: str, steps: int, seed: int) -> None:
     given = {
-        "task": task, "checkpoint": start, "data": list(settings.data), "steps": steps, "seed": seed,
+        "task": task, "checkpoint": start, "data": list(settings.data_of(task)), "steps": steps, "seed": seed,
         "saving": {"every": steps, "validate_every": steps, "log_every": steps}, "max_samples": 64,
     }  # fmt: skip
     config = finetune_config.load(look(start), None, over(settings.finetune, given), [])
@@ -236,7 +236,7 @@ def _scores(
 ) -> list[Record]:  # fmt: skip
     made = []
     for split in SPLITS:
-        question = Question(task, settings.data, split, max_samples=settings.max_samples)
+        question = Question(task, settings.data_of(task), split, max_samples=settings.max_samples)
         found = score(str(checkpoint), question, place.device).scores
         made.append(Record("score", {**at, "split": split}, {**found.values, "num_samples": found.num_samples}))
     return made
