@@ -118,7 +118,17 @@ class Way(Protocol):
 class Ours:
     def __init__(self, threads: int) -> None:
         self._sums = make_sums(WIDTHS, torch.device("cpu"), "float32", threads)
-        self.setting = one_blas_thread
+
+    @contextmanager
+    def setting(self) -> Iterator[None]:
+        """Its workers are the threads: BLAS has one each, and PyTorch, which only copies here, one as well."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            with one_blas_thread():
+                yield
+        finally:
+            torch.set_num_threads(threads)
 
     def add(self, inputs: Mapping[str, torch.Tensor]) -> None:
         for key, x in inputs.items():

@@ -18,8 +18,8 @@ from vlmerge_cli.checkpoint.writer import Output
 from vlmerge_cli.merging import parallel
 from vlmerge_cli.merging.plan import Copy, Drop, Merge, Plan, Same, Step, sources_of
 
-#: Elements of a piece on the CPU, so that a piece of each input fits its cache.
-CHUNK_ELEMENTS = 1 << 17
+#: Elements of a piece on the CPU: few enough for the caches, so many that calls from Python do not count.
+CHUNK_ELEMENTS = 1 << 18
 COPY_BYTES = 1 << 20
 
 

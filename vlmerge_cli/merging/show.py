@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlmerge_cli import console
 from vlmerge_cli.checkpoint.dtypes import DTYPES
-from vlmerge_cli.merging.execute import COPY_BYTES
+from vlmerge_cli.merging.execute import CHUNK_ELEMENTS, COPY_BYTES
 from vlmerge_cli.merging.merge import Prepared, Settings, Summary
 from vlmerge_cli.merging.plan import Drop, Merge, sources_of
 from vlmerge_cli.methods.method import described
@@ -131,6 +131,6 @@ def peak_memory_bytes(ready: Prepared, threads: int) -> int:
         # the Gram as read, scaled, summed and being factored; per expert a weight, and a float64 copy and move
         largest = max(largest, 8 * in_features * (3 * in_features + 4 * out_features * len(step.sources)))
     wide = max((DTYPES[t.dtype].bits // 8 for t in ready.checkpoint.tensors.values()), default=4)
-    chunk = (1 << 17) * max(wide, 4) * 8 + 2 * COPY_BYTES
+    chunk = CHUNK_ELEMENTS * max(wide, 4) * 8 + 2 * COPY_BYTES
     start = START_BYTES + (SCIPY_BYTES if largest else 0)
     return start + threads * max(chunk, largest)
