@@ -31,7 +31,7 @@ COMMANDS = {
     "layouts": "List, show and check the naming schemes that vlmerge knows.",
 }
 
-#: Commands that leave nothing to exit handlers; when they are done, so is the process.
+#: Commands that leave nothing to exit handlers; when they are done, so is the process. (So is one of several ranks.)
 BRIEF = {"inspect", "merge", "distance"}
 
 
@@ -123,7 +123,8 @@ def main() -> None:
     try:
         app()
     except SystemExit as end:
-        if BRIEF.isdisjoint(sys.argv[1:3]) or not isinstance(end.code, int):
+        is_brief = not BRIEF.isdisjoint(sys.argv[1:3]) or ranks.world_size() > 1
+        if not is_brief or not isinstance(end.code, int):
             raise
         with suppress(OSError):
             sys.stdout.flush()

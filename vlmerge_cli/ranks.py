@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+import sys
+from typing import Any, NoReturn
 
 from vlmerge_cli.errors import VlmergeError
 
@@ -47,6 +48,17 @@ def stop() -> None:
 
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def leave(code: int = 0) -> NoReturn:
+    """Leave the group and end this process at once.
+
+    Where processes end at different times, taking PyTorch's threads apart with the interpreter can abort it.
+    """
+    stop()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def barrier() -> None:

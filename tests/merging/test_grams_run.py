@@ -181,7 +181,7 @@ ranks.start()
 torch.manual_seed(0)
 model = VLModel(preset("micro", architecture="specific")).eval()
 gramrun.run(job(model, Path(sys.argv[1])), Made(model, num=3, first=3 * ranks.rank()))
-ranks.stop()
+ranks.leave()
 """
 
 

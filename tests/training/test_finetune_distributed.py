@@ -43,7 +43,7 @@ everyone = ranks.gather_objects(found)
 assert everyone[0] == everyone[1]
 if ranks.is_main():
     open(sys.argv[2], "w").write(json.dumps(found))
-ranks.stop()
+ranks.leave()
 """
 
 
