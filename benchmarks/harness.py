@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -17,6 +16,7 @@ from typing import Any
 
 from vlmerge_cli import console, records
 from vlmerge_cli.records import Record
+from vlmerge_cli.study.machine import machine as facts
 
 RESULTS = Path(__file__).parent / "results"
 WORK = Path(os.environ.get("VLMERGE_BENCH", "/tmp/vlmerge-bench"))
@@ -143,13 +143,4 @@ def save(name: str, rows: Mapping[str, Mapping[str, Any]], facts: Mapping[str, A
 
 def machine() -> dict[str, object]:
     """What the numbers were measured on."""
-    with open("/proc/cpuinfo") as file:
-        model = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), "unknown")
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {
-        "cpu": model,
-        "num_cpus": len(os.sched_getaffinity(0)),
-        "memory_gb": round(memory / 1e9),
-        "python": platform.python_version(),
-        "date": time.strftime("%Y-%m-%d"),
-    }
+    return facts("cpu")

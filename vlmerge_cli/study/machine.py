@@ -1,29 +1,30 @@
-"""What a study ran on, for the records of its costs."""
+"""What something ran on, for the records of its costs."""
 
 from __future__ import annotations
 
 import os
 import platform
 import time
+from importlib.metadata import version
 from typing import Any
 
 from vlmerge_cli import devices
 
 
 def machine(device: str) -> dict[str, Any]:
-    """Processor or GPU, memory, versions and the day."""
-    import torch
-
+    """Processor or GPU, memory, versions and the day; no torch is imported for a CPU."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     facts: dict[str, Any] = {
         "cpu": _processor(),
         "num_cpus": devices.num_cpus(),
         "memory_gb": round(memory / 1e9),
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": version("torch"),
         "date": time.strftime("%Y-%m-%d"),
     }
     if device.startswith("cuda"):
+        import torch
+
         facts["gpu"] = torch.cuda.get_device_name(device)
     return facts
 
