@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from contextlib import suppress
+
 import pytest
 
-from tests.helpers import run_python
+from tests.helpers import ROOT, run_python
 from vlmerge_cli import console, devices, ranks
 from vlmerge_cli.commands.options import parse_bytes
 from vlmerge_cli.errors import UsageError
@@ -100,3 +105,27 @@ def test_numpy_is_loaded_without_threads_that_nobody_needs() -> None:
     found = run_python(code).stdout
     assert found.startswith("[1] "), "one BLAS, one thread"
     assert "OPENBLAS_NUM_THREADS" not in found, "what comes later is not told"
+
+
+def test_a_bar_on_a_terminal_has_no_thread() -> None:
+    script = """
+import threading
+from vlmerge_cli import console
+with console.progress("merging", 2000) as progress:
+    progress(500)
+    progress.note("loss 3")
+    progress(500)
+    threads = threading.active_count()
+print(threads)
+"""
+    terminal, end = os.openpty()
+    done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=end, cwd=ROOT, text=True)
+    os.close(end)
+    drawn = b""
+    with suppress(OSError):  # a terminal that nobody has open any more
+        while part := os.read(terminal, 4096):
+            drawn += part
+    os.close(terminal)
+    assert done.stdout == "1\n"
+    assert b"merging" in drawn
+    assert b"1.0/2.0 kB" in drawn, "the last state"

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 from vlmerge_cli import ranks
+
+#: Between two drawings of a bar.
+DRAW_SECONDS = 0.1
 
 
 class Progress(Protocol):
@@ -74,14 +78,25 @@ class _Silent:
 
 
 class _Bar:
+    """Drawn when it is told something, without a thread of its own: work under it may fork."""
+
     def __init__(self, bar: Any, task: Any) -> None:
         self._bar, self._task = bar, task
+        self._drawn_at = 0.0
 
     def __call__(self, amount: int) -> None:
         self._bar.advance(self._task, amount)
+        self._draw()
 
     def note(self, text: str) -> None:
         self._bar.update(self._task, note=text)
+        self._draw()
+
+    def _draw(self) -> None:
+        now = time.monotonic()
+        if now - self._drawn_at >= DRAW_SECONDS:
+            self._drawn_at = now
+            self._bar.refresh()
 
 
 @contextmanager
@@ -103,7 +118,8 @@ def progress(what: str, total: int, unit: str = "bytes", done: int = 0, quiet: b
         counted = [bars.MofNCompleteColumn(), bars.TextColumn(unit)]
     columns = (bars.TextColumn("{task.description}"), bars.BarColumn(), *counted, bars.TimeRemainingColumn())
     notes = bars.TextColumn("{task.fields[note]}", markup=False)
-    with bars.Progress(*columns, notes, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with bars.Progress(*columns, notes, console=console, transient=True, auto_refresh=False) as bar:
         task = bar.add_task(what, total=total, completed=done, note="")
         yield _Bar(bar, task)
 

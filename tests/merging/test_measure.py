@@ -155,6 +155,19 @@ def test_passes(dtype: str, few: int, most: int, tmp_path: Path, monkeypatch: py
     assert 1 <= round(passes) <= (most if dtype == "F32" else min(most, 2))
 
 
+def test_few_codes_take_one_pass_however_many_pairs_have_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(select, "FEW", 0)
+    monkeypatch.setattr(select, "SAMPLE", 50_000)
+    monkeypatch.setattr(scan, "MOST_READ", 1)
+    monkeypatch.setattr(scan, "STRIDE", 3)
+    tensors = {key: value.astype(NUMPY["BF16"]) for key, value in tiny(width=100, hidden=200).items() if value.size > 1}
+    passes: list[bool] = []
+    real = scan._pass
+    monkeypatch.setattr(scan, "_pass", lambda *given, **named: (passes.append(True), real(*given, **named))[1])
+    close(measured(save(tmp_path / "c.safetensors", tensors)).whole, expected(tensors))
+    assert len(passes) == 1
+
+
 def test_float64_weights_of_any_size(tmp_path: Path) -> None:
     """Squares and sums may leave float64's range; the distances do not."""
     for scale in (2.0**-600, 2.0**1000):

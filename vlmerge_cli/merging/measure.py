@@ -80,7 +80,7 @@ def measure(
     ``truncate`` is the share of entries that TSSD zeroes in each vector: k = floor(truncate · n), ties at the
     threshold included. Raises PlanError for experts that do not fit together, MergeError for NaN or infinity.
     """
-    pieces = _pieces(checkpoint, survey, pair, weights_only, device)
+    pieces = _pieces(checkpoint, survey, pair, weights_only)
     slots = scan(checkpoint, pieces, truncate, threads, advance, device)
     rows: dict[str, Sums] = {}
     for slot, sums in slots.items():
@@ -118,9 +118,7 @@ def gate(distances: Distances, limits: Mapping[str, float]) -> list[str]:
     ]
 
 
-def _pieces(
-    checkpoint: Checkpoint, survey: Survey, pair: tuple[str, str], weights_only: bool, device: str
-) -> list[Piece]:
+def _pieces(checkpoint: Checkpoint, survey: Survey, pair: tuple[str, str], weights_only: bool) -> list[Piece]:
     problems = survey.problems()
     pieces: list[Piece] = []
     compared = False
@@ -135,7 +133,7 @@ def _pieces(
             problems.append(f"layer {slot.layer} {slot.name}: {unfit[0]} can be copied, not measured")
         elif is_float(one.dtype) and is_float(two.dtype):
             compared = True
-            pieces += pieces_of(slot, (keys[pair[0]], keys[pair[1]]), one.num_elements, device)
+            pieces += pieces_of(slot, (keys[pair[0]], keys[pair[1]]), one.num_elements)
     if not compared and not problems:
         problems.append(
             "nothing to compare: " + ("no linear weight" if weights_only else "no slot") + " has both experts"

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from vlmerge_cli import ranks
 from vlmerge_cli.errors import VlmergeError
+from vlmerge_cli.merging import forks
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
@@ -23,14 +24,19 @@ def run(
     advance: Callable[[int], object],
     finish: Callable[[Any], object] = lambda _: None,
     meanwhile: Callable[[], object] = lambda: None,
+    in_processes: bool = False,
 ) -> list[Result]:
     """Results in the order of the pieces, on every rank; each thread has a worker of its own.
 
     Ranks take stretches of equal ``cost`` (bytes); ``advance`` is told what was done here; ``finish`` is called with
     each worker when no piece is left; ``meanwhile`` is what the calling thread does before its share, when the others
     have begun theirs. The first error stops all threads and is raised on every rank, as is an interrupt here.
+
+    ``in_processes``: forked processes instead of threads where that can be, for work whose results are all it does.
     """
     if ranks.world_size() == 1:
+        if in_processes and min(threads, len(pieces)) > 1 and forks.can_fork():
+            return forks.run(make_worker, pieces, min(threads, len(pieces)), cost, advance)
         return _run(make_worker, pieces, threads, cost, advance, finish, meanwhile)
     error: VlmergeError | None = None
     own: list[Result] = []

@@ -1,14 +1,14 @@
 """Passes over two experts' tensors for the sums of all four distances, until TSSD's thresholds are exact.
 
 A sample brackets the two thresholds. The first pass gives L2, cosine and SSD, and TSSD but for the pairs inside a
-bracket: they are set aside, and settled when the pass has seen all. Only where a bracket turns out wrong, or to
-hold too many, is it narrowed for another pass.
+bracket. Where the brackets hold few codes, a table of those pairs settles them; else they are set aside, and settled
+when the pass has seen all. Only where a bracket turns out wrong, or to hold too many, is it narrowed for another pass.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
@@ -20,21 +20,27 @@ from vlmerge_cli.errors import MergeError
 from vlmerge_cli.layouts.layout import Slot
 from vlmerge_cli.merging import parallel
 from vlmerge_cli.merging.arrays import make_arrays
-from vlmerge_cli.metrics import select
-from vlmerge_cli.metrics.chunk import Chunk, Split
+from vlmerge_cli.metrics import select, tally
+from vlmerge_cli.metrics.chunk import Chunk
 from vlmerge_cli.metrics.pairwise import Pairwise
 from vlmerge_cli.metrics.select import Bracket, Codes, Coding
 from vlmerge_cli.metrics.sign import Sign, truncated
+from vlmerge_cli.metrics.tally import Tally
 
 Vector = np.ndarray[Any, Any]
+Pairs = tuple[Vector, Vector]
 Brackets = tuple[Bracket, Bracket]
 #: Reads so many entries of a piece from an offset, as two vectors.
 Load = Callable[[int, int], tuple[Any, Any]]
 
+#: Pairs whose sums are one result, so that results are few.
+PIECE = 1 << 21
 #: Pairs that are computed with at once: what stays in a processor's cache, and what keeps a GPU busy.
-CHUNK, GPU_CHUNK = 1 << 17, 1 << 22
+CHUNK, GPU_CHUNK = 1 << 17, 1 << 21
 #: The sample takes every so many entries of a stretch: a prime, so that it meets all rows and columns of a matrix.
 STRIDE = 13
+#: Entries that two stretches of the sample speak for.
+SAMPLED = 1 << 18
 #: The most of the bytes that the sample reads.
 MOST_READ = 0.25
 GOLDEN = (5**0.5 - 1) / 2
@@ -62,10 +68,9 @@ class Sums:
         return Sums(self.pairwise + other.pairwise, self.ssd + other.ssd, self.tssd + other.tssd)
 
 
-def pieces_of(slot: Slot, keys: tuple[str, str], num_elements: int, device: str = "cpu") -> list[Piece]:
-    """All of one slot, in pieces of the size that suits a device."""
-    size = CHUNK if device == "cpu" else GPU_CHUNK
-    return [Piece(slot, keys, start, min(size, num_elements - start)) for start in range(0, num_elements, size)]
+def pieces_of(slot: Slot, keys: tuple[str, str], num_elements: int) -> list[Piece]:
+    """All of one slot."""
+    return [Piece(slot, keys, start, min(PIECE, num_elements - start)) for start in range(0, num_elements, PIECE)]
 
 
 def scan(
@@ -80,9 +85,9 @@ def scan(
 
     Raises MergeError for NaN or infinity.
     """
-    stream = _Stream(checkpoint, pieces, threads, advance)
+    stream = _Stream(checkpoint, pieces, threads, advance, device)
     brackets = _guessed(stream, truncate)
-    found = _pass(stream, brackets, device)
+    found = _pass(stream, brackets)
     slots: dict[Slot, Sums] = {}
     for piece, result in zip(pieces, found, strict=True):
         if not result.sums.pairwise.is_finite:
@@ -91,16 +96,15 @@ def scan(
     while not _settles(brackets, found):
         brackets = _narrowed(brackets, found)
         found = []  # what was set aside makes room
-        found = _pass(stream, brackets, device, truncated_only=True)
-    limits = _limits(brackets, found)
+        found = _pass(stream, brackets, truncated_only=True)
+    settled = _settled(brackets, found)
 
-    near: dict[Slot, list[tuple[Vector, Vector]]] = {}
+    near: dict[Slot, list[_Found]] = {}
     for piece, result in zip(pieces, found, strict=True):
-        slots[piece.slot] += Sums(tssd=result.split.clear)
-        near.setdefault(piece.slot, []).append(result.split.near)
-    for slot, pairs in near.items():
-        x, y = (np.concatenate(side) for side in zip(*pairs, strict=True))
-        slots[slot] += Sums(tssd=truncated(x, y, *limits))
+        slots[piece.slot] += Sums(tssd=result.clear)
+        near.setdefault(piece.slot, []).append(result)
+    for slot, results in near.items():
+        slots[slot] += Sums(tssd=_truncated(brackets, settled, results))
     return slots
 
 
@@ -112,15 +116,19 @@ class _Stream:
     pieces: list[Piece]
     threads: int
     advance: Callable[[int], object]
+    device: str
 
     @cached_property
     def coding(self) -> Coding:
         return Coding.of({self.checkpoint.tensors[key].dtype for piece in self.pieces for key in piece.keys})
 
-    def run(
-        self, make_pass: Callable[[], Callable[[Piece, Load], Any]], device: str = "cpu", share: float = 1
-    ) -> list[Any]:
-        """Results in the order of the pieces; each thread has a pass of its own, that reads a ``share`` of them."""
+    @property
+    def chunk(self) -> int:
+        """How many pairs the device computes with at once."""
+        return CHUNK if self.device == "cpu" else GPU_CHUNK
+
+    def run(self, make_pass: Callable[[], Callable[[Piece, Load], Any]], device: str, share: float = 1) -> list[Any]:
+        """Results in the order of the pieces; each worker has a pass of its own, that reads a ``share`` of them."""
 
         def worker() -> Callable[[Piece], Any]:
             arrays, over = make_arrays(device), make_pass()
@@ -134,7 +142,11 @@ class _Stream:
 
             return lambda piece: over(piece, partial(load, piece))
 
-        return parallel.run(worker, self.pieces, self.threads, self._bytes, lambda n: self.advance(int(share * n)))
+        def advance(num_bytes: int) -> None:
+            self.advance(int(share * num_bytes))
+
+        on_cpu = device == "cpu"
+        return parallel.run(worker, self.pieces, self.threads, self._bytes, advance, in_processes=on_cpu)
 
     def _bytes(self, piece: Piece) -> int:
         return sum(num_bytes(self.checkpoint.tensors[key].dtype, piece.count) for key in piece.keys)
@@ -147,59 +159,80 @@ def _guessed(stream: _Stream, truncate: float) -> Brackets:
     if num_elements <= select.FEW:
         return select.anywhere(k, stream.coding), select.anywhere(k, stream.coding)
     ratio = min(select.SAMPLE / num_elements, MOST_READ / STRIDE)
-    sample = stream.run(lambda: partial(_sample, stream.coding, ratio), share=STRIDE * ratio)
+    taken = stream.run(lambda: partial(_sample, stream.coding, ratio), "cpu", share=STRIDE * ratio)
+    sample = (pair for piece in taken for pair in piece)
     x, y = (select.guess(k, num_elements, stream.coding, side) for side in zip(*sample, strict=True))
     return x, y
 
 
-def _sample(coding: Coding, ratio: float, piece: Piece, load: Load) -> list[tuple[Codes, Codes]]:
-    """For x and for y the codes of about ``ratio`` of a piece's entries, from one stretch of each of its halves."""
-    half = piece.count // 2
-    length = min(half, STRIDE * max(1, round(half * ratio)))
-    starts = (int((half - length) * (GOLDEN * (piece.first + side * half) % 1)) + side * half for side in (0, 1))
-    stretches = [[coding.codes(v[::STRIDE]) for v in load(start, length)] for start in starts]
-    return list(zip(*stretches, strict=True))
+def _sample(coding: Coding, ratio: float, piece: Piece, load: Load) -> list[list[tuple[Codes, Codes]]]:
+    """For x and for y the codes of about ``ratio`` of a piece's entries, in pairs of stretches from two halves."""
+    found = []
+    for first in range(0, piece.count, SAMPLED):
+        half = min(SAMPLED, piece.count - first) // 2
+        length = min(half, STRIDE * max(1, round(half * ratio)))
+        starts = [first + side * half for side in (0, 1)]
+        starts = [start + int((half - length) * (GOLDEN * (piece.first + start) % 1)) for start in starts]
+        stretches = [[coding.codes(v[::STRIDE]) for v in load(start, length)] for start in starts]
+        found.append(list(zip(*stretches, strict=True)))
+    return found
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Found:
-    """What a pass found in one piece; the histograms are one thread's own and shared by its pieces.
+    """What a pass finds in one piece, chunk by chunk.
 
-    Of the ``num_near`` pairs near a threshold all are in ``split``, or none: then they are in the histograms.
+    ``clear`` is TSSD over the pairs that the brackets settle; of the others, ``num_near`` in all, either all are in
+    ``table``, or all in ``aside``, or, once these were too many, in ``histograms``, which a worker's pieces share.
     """
 
-    sums: Sums
-    split: Split
-    num_near: int
-    histograms: tuple[Vector, ...]
-
-
-class _Aside:
-    """How many pairs the threads have set aside. (That they do not lock it lets a few too many pass.)"""
-
-    num_pairs = 0
+    histograms: tuple[Vector, Vector]
+    table: Tally | None
+    sums: Sums = field(default_factory=Sums)
+    clear: Sign = field(default_factory=Sign)
+    num_below: list[int] = field(default_factory=lambda: [0, 0])
+    num_inside: list[int] = field(default_factory=lambda: [0, 0])
+    num_near: int = 0
+    aside: list[Pairs] = field(default_factory=list)
 
 
 class _Pass:
-    """Takes the sums of a piece, and sets the pairs near a threshold aside; counts them once these are too many."""
+    """Takes the sums of a piece; the pairs near a threshold are tabulated, or set aside, or counted if too many."""
 
-    def __init__(self, chunk: Any, brackets: Brackets, aside: _Aside, truncated_only: bool) -> None:
-        self._chunk, self._brackets, self._aside, self._truncated_only = chunk, brackets, aside, truncated_only
+    def __init__(self, stream: _Stream, brackets: Brackets, truncated_only: bool) -> None:
+        self._chunk, self._size = make_chunk(stream.device, stream.coding), stream.chunk
+        self._brackets, self._truncated_only = brackets, truncated_only
         self._histograms = _no_counts()
+        self._num_aside = 0
 
     def __call__(self, piece: Piece, load: Load) -> _Found:
-        x, y = load(0, piece.count)
-        if self._truncated_only:
-            sums, split = Sums(), self._chunk.truncated(x, y, self._brackets)
-        else:
-            pairwise, ssd, split = self._chunk(x, y, self._brackets)
-            sums = Sums(pairwise, ssd)
-        num_near = len(split.near[0])
-        self._aside.num_pairs += num_near
-        if self._aside.num_pairs > select.FEW:
-            _count(self._brackets, split.near, self._histograms)
-            split = replace(split, near=(split.near[0][:0].copy(), split.near[1][:0].copy()))
-        return _Found(sums, split, num_near, self._histograms)
+        found = _Found(self._histograms, Tally.empty(self._brackets) if tally.fits(self._brackets) else None)
+        for first in range(0, piece.count, self._size):
+            x, y = load(first, min(self._size, piece.count - first))
+            if self._truncated_only:
+                split = self._chunk.truncated(x, y, self._brackets)
+            else:
+                pairwise, ssd, split = self._chunk(x, y, self._brackets)
+                found.sums += Sums(pairwise, ssd)
+            found.clear += split.clear
+            for side in (0, 1):
+                found.num_below[side] += split.num_below[side]
+                found.num_inside[side] += split.num_inside[side]
+            self._keep(split.near, found)
+        return found
+
+    def _keep(self, near: Pairs, found: _Found) -> None:
+        count = len(near[0])
+        found.num_near += count
+        if found.table is not None:
+            found.table.add(*near, self._brackets)
+            return
+        self._num_aside += count
+        found.aside.append(near)
+        if self._num_aside > select.FEW:
+            for pairs in found.aside:
+                _count(self._brackets, pairs, self._histograms)
+            found.aside.clear()
 
 
 def make_chunk(device: str, coding: Coding) -> Any:
@@ -211,30 +244,32 @@ def make_chunk(device: str, coding: Coding) -> Any:
     return TorchChunk()
 
 
-def _pass(stream: _Stream, brackets: Brackets, device: str, truncated_only: bool = False) -> list[_Found]:
-    aside = _Aside()
-    return stream.run(lambda: _Pass(make_chunk(device, stream.coding), brackets, aside, truncated_only), device)
+def _pass(stream: _Stream, brackets: Brackets, truncated_only: bool = False) -> list[_Found]:
+    return stream.run(lambda: _Pass(stream, brackets, truncated_only), stream.device)
 
 
 def _totals(found: list[_Found], side: int) -> tuple[int, int]:
     """How many magnitudes of one side lie below and inside its bracket."""
-    return sum(result.split.num_below[side] for result in found), sum(result.split.num_inside[side] for result in found)
+    return sum(result.num_below[side] for result in found), sum(result.num_inside[side] for result in found)
 
 
 def _settles(brackets: Brackets, found: list[_Found]) -> bool:
-    """Whether both brackets are right and all pairs that they leave open were set aside."""
+    """Whether both brackets are right and all pairs that they leave open were kept."""
     right = all(bracket.holds(*_totals(found, side)) for side, bracket in enumerate(brackets))
-    return right and sum(result.num_near for result in found) <= select.FEW
+    return right and (tally.fits(brackets) or sum(result.num_near for result in found) <= select.FEW)
 
 
 def _narrowed(brackets: Brackets, found: list[_Found]) -> Brackets:
-    """The brackets after a pass that did not settle them: each thread's histograms are added once."""
+    """The brackets after a pass: each part's histograms are added once."""
     histograms = _no_counts()
     for result in found:
-        _count(brackets, result.split.near, histograms)
-    for own in {id(result.histograms): result.histograms for result in found}.values():
-        for histogram, counts in zip(histograms, own, strict=True):
-            histogram += counts
+        for pairs in result.aside:
+            _count(brackets, pairs, histograms)
+    parts = list({id(result.histograms): result.histograms for result in found}.values())
+    parts += [result.table.histograms for result in found if result.table is not None]
+    for part in parts:
+        for histogram, counts in zip(histograms, part, strict=True):
+            histogram[: len(counts)] += counts
     x, y = (bracket.narrowed(*_totals(found, side), histograms[side]) for side, bracket in enumerate(brackets))
     return x, y
 
@@ -243,17 +278,28 @@ def _no_counts() -> tuple[Vector, Vector]:
     return np.zeros(1 << select.DIGIT_BITS, np.int64), np.zeros(1 << select.DIGIT_BITS, np.int64)
 
 
-def _count(brackets: Brackets, near: tuple[Vector, Vector], histograms: tuple[Vector, ...]) -> None:
-    for bracket, values, histogram in zip(brackets, near, histograms, strict=True):
+def _count(brackets: Brackets, pairs: Pairs, histograms: tuple[Vector, Vector]) -> None:
+    for bracket, values, histogram in zip(brackets, pairs, histograms, strict=True):
         if not bracket.is_exact:
             bracket.count(bracket.inside(values), histogram)
 
 
-def _limits(brackets: Brackets, found: list[_Found]) -> tuple[float, float]:
-    """The exact thresholds, from the pairs that were set aside."""
-    near = (np.concatenate(side) for side in zip(*(result.split.near for result in found), strict=True))
+def _settled(brackets: Brackets, found: list[_Found]) -> Brackets:
+    """The exact brackets, from the pairs that were kept."""
+    if tally.fits(brackets):
+        return _narrowed(brackets, found)
+    near = (np.concatenate(side) for side in zip(*(pairs for result in found for pairs in result.aside), strict=True))
     x, y = (
-        bracket.settled(_totals(found, side)[0], bracket.inside(values)).threshold
+        bracket.settled(_totals(found, side)[0], bracket.inside(values))
         for side, (bracket, values) in enumerate(zip(brackets, near, strict=True))
     )
     return x, y
+
+
+def _truncated(brackets: Brackets, settled: Brackets, found: list[_Found]) -> Sign:
+    """TSSD's sums over the pairs that the brackets left open, now that they are settled."""
+    tables = [result.table for result in found if result.table is not None]
+    if tables:
+        return sum(tables[1:], tables[0]).truncated(brackets, settled)
+    x, y = (np.concatenate(side) for side in zip(*(pairs for result in found for pairs in result.aside), strict=True))
+    return truncated(x, y, *(bracket.threshold for bracket in settled))

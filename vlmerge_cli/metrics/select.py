@@ -73,9 +73,14 @@ class Bracket:
     high: int
 
     @property
+    def width(self) -> int:
+        """How many codes it leaves."""
+        return self.high - self.low
+
+    @property
     def is_exact(self) -> bool:
         """Whether it leaves one code."""
-        return self.high - self.low == 1
+        return self.width == 1
 
     @property
     def threshold(self) -> float:
@@ -94,6 +99,10 @@ class Bracket:
             codes = codes[codes > self.low]
         return codes[codes <= self.high]
 
+    def places(self, x: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.intp]]:
+        """Of each member of x: 0 for one up to ``low``, 1 to ``width`` for the codes inside, one more for one above."""
+        return np.clip(self.coding.codes(x).astype(np.intp) - self.low, 0, self.width + 1)
+
     def holds(self, num_below: int, num_inside: int) -> bool:
         """Whether it is right, given how many codes are at most ``low`` and how many are inside."""
         return self.k == 0 or num_below < self.k <= num_below + num_inside
@@ -108,7 +117,7 @@ class Bracket:
 
     @property
     def _digit_shift(self) -> int:
-        return max(0, (self.high - self.low - 1).bit_length() - DIGIT_BITS)
+        return max(0, (self.width - 1).bit_length() - DIGIT_BITS)
 
     def count(self, members: Codes, histogram: np.ndarray[Any, Any]) -> None:
         """Add members of the bracket to its histogram of 2^DIGIT_BITS parts of equal width."""
