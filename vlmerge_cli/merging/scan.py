@@ -30,6 +30,7 @@ from vlmerge_cli.metrics.tally import Tally
 Vector = np.ndarray[Any, Any]
 Pairs = tuple[Vector, Vector]
 Brackets = tuple[Bracket, Bracket]
+Histograms = tuple[Vector, Vector]
 #: Reads so many entries of a piece from an offset, as two vectors.
 Load = Callable[[int, int], tuple[Any, Any]]
 
@@ -39,8 +40,8 @@ PIECE = 1 << 21
 CHUNK, GPU_CHUNK = 1 << 17, 1 << 21
 #: The sample takes every so many entries of a stretch: a prime, so that it meets all rows and columns of a matrix.
 STRIDE = 13
-#: Entries that two stretches of the sample speak for.
-SAMPLED = 1 << 18
+#: The sample has a pair of stretches for so many entries, or is of so many pairs, if those are fewer.
+SAMPLED, MOST_SAMPLED = 1 << 18, 2048
 #: The most of the bytes that the sample reads.
 MOST_READ = 0.25
 GOLDEN = (5**0.5 - 1) / 2
@@ -159,17 +160,18 @@ def _guessed(stream: _Stream, truncate: float) -> Brackets:
     if num_elements <= select.FEW:
         return select.anywhere(k, stream.coding), select.anywhere(k, stream.coding)
     ratio = min(select.SAMPLE / num_elements, MOST_READ / STRIDE)
-    taken = stream.run(lambda: partial(_sample, stream.coding, ratio), "cpu", share=STRIDE * ratio)
+    every = max(SAMPLED, num_elements // MOST_SAMPLED)
+    taken = stream.run(lambda: partial(_sample, stream.coding, ratio, every), "cpu", share=STRIDE * ratio)
     sample = (pair for piece in taken for pair in piece)
     x, y = (select.guess(k, num_elements, stream.coding, side) for side in zip(*sample, strict=True))
     return x, y
 
 
-def _sample(coding: Coding, ratio: float, piece: Piece, load: Load) -> list[list[tuple[Codes, Codes]]]:
-    """For x and for y the codes of about ``ratio`` of a piece's entries, in pairs of stretches from two halves."""
+def _sample(coding: Coding, ratio: float, every: int, piece: Piece, load: Load) -> list[list[tuple[Codes, Codes]]]:
+    """For x and for y the codes of about ``ratio`` of a piece's entries: a pair of stretches for so many entries."""
     found = []
-    for first in range(0, piece.count, SAMPLED):
-        half = min(SAMPLED, piece.count - first) // 2
+    for first in range(0, piece.count, every):
+        half = min(every, piece.count - first) // 2
         length = min(half, STRIDE * max(1, round(half * ratio)))
         starts = [first + side * half for side in (0, 1)]
         starts = [start + int((half - length) * (GOLDEN * (piece.first + start) % 1)) for start in starts]
@@ -186,7 +188,6 @@ class _Found:
     ``table``, or all in ``aside``, or, once these were too many, in ``histograms``, which a worker's pieces share.
     """
 
-    histograms: tuple[Vector, Vector]
     table: Tally | None
     sums: Sums = field(default_factory=Sums)
     clear: Sign = field(default_factory=Sign)
@@ -194,6 +195,7 @@ class _Found:
     num_inside: list[int] = field(default_factory=lambda: [0, 0])
     num_near: int = 0
     aside: list[Pairs] = field(default_factory=list)
+    histograms: Histograms | None = None
 
 
 class _Pass:
@@ -202,11 +204,11 @@ class _Pass:
     def __init__(self, stream: _Stream, brackets: Brackets, truncated_only: bool) -> None:
         self._chunk, self._size = make_chunk(stream.device, stream.coding), stream.chunk
         self._brackets, self._truncated_only = brackets, truncated_only
-        self._histograms = _no_counts()
+        self._histograms: Histograms | None = None
         self._num_aside = 0
 
     def __call__(self, piece: Piece, load: Load) -> _Found:
-        found = _Found(self._histograms, Tally.empty(self._brackets) if tally.fits(self._brackets) else None)
+        found = _Found(Tally.empty(self._brackets) if tally.fits(self._brackets) else None)
         for first in range(0, piece.count, self._size):
             x, y = load(first, min(self._size, piece.count - first))
             if self._truncated_only:
@@ -230,8 +232,9 @@ class _Pass:
         self._num_aside += count
         found.aside.append(near)
         if self._num_aside > select.FEW:
+            found.histograms = self._histograms = self._histograms or _no_counts()
             for pairs in found.aside:
-                _count(self._brackets, pairs, self._histograms)
+                _count(self._brackets, pairs, found.histograms)
             found.aside.clear()
 
 
@@ -265,7 +268,7 @@ def _narrowed(brackets: Brackets, found: list[_Found]) -> Brackets:
     for result in found:
         for pairs in result.aside:
             _count(brackets, pairs, histograms)
-    parts = list({id(result.histograms): result.histograms for result in found}.values())
+    parts = list({id(one.histograms): one.histograms for one in found if one.histograms is not None}.values())
     parts += [result.table.histograms for result in found if result.table is not None]
     for part in parts:
         for histogram, counts in zip(histograms, part, strict=True):
@@ -274,11 +277,11 @@ def _narrowed(brackets: Brackets, found: list[_Found]) -> Brackets:
     return x, y
 
 
-def _no_counts() -> tuple[Vector, Vector]:
+def _no_counts() -> Histograms:
     return np.zeros(1 << select.DIGIT_BITS, np.int64), np.zeros(1 << select.DIGIT_BITS, np.int64)
 
 
-def _count(brackets: Brackets, pairs: Pairs, histograms: tuple[Vector, Vector]) -> None:
+def _count(brackets: Brackets, pairs: Pairs, histograms: Histograms) -> None:
     for bracket, values, histogram in zip(brackets, pairs, histograms, strict=True):
         if not bracket.is_exact:
             bracket.count(bracket.inside(values), histogram)

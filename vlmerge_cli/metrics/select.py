@@ -53,7 +53,7 @@ class Coding:
         kind = np.dtype(f"u{x.itemsize}")
         patterns = np.bitwise_and(x.view(kind), kind.type(2 ** (8 * x.itemsize - 1) - 1))
         found: Codes = np.right_shift(patterns, kind.type(self.unused))
-        return found
+        return found.astype(np.uint16) if 8 * x.itemsize - 1 - self.unused <= 16 else found
 
     def value(self, code: int) -> float:
         """The magnitude of a code; below all magnitudes for -1."""
@@ -152,11 +152,16 @@ def guess(k: int, num_elements: int, coding: Coding, sample: Sequence[tuple[Code
     if k == 0 or not sum(map(len, halves)):
         return whole
     codes = np.concatenate(halves)
+
+    def ranked(place: int) -> int:
+        codes.partition(place)  # in place: a copy of the sample would be the most memory that is ever needed
+        return int(codes[place])
+
     rank = k * len(codes) / num_elements
-    centre = np.partition(codes, place := min(int(rank), len(codes) - 1))[place]
+    centre = ranked(min(int(rank), len(codes) - 1))
     differences = [int(np.count_nonzero(a <= centre)) - int(np.count_nonzero(b <= centre)) for a, b in sample]
     margin = DEVIATIONS * math.sqrt(sum(difference**2 for difference in differences)) + 2
     first, last = math.floor(rank - margin), math.ceil(rank + margin)
-    low = int(np.partition(codes, first)[first]) - 1 if first >= 0 else whole.low
-    high = int(np.partition(codes, last)[last]) if last < len(codes) else whole.high
+    low = ranked(first) - 1 if first >= 0 else whole.low
+    high = ranked(last) if last < len(codes) else whole.high
     return replace(whole, low=min(low, whole.high - 1), high=min(high, whole.high))
