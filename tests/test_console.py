@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import pytest
 
-from tests.helpers import ROOT, run_python
+from tests.helpers import environment, run_python
 from vlmerge_cli import console, devices, ranks
 from vlmerge_cli.commands.options import parse_bytes
 from vlmerge_cli.errors import UsageError
@@ -119,7 +119,9 @@ with console.progress("merging", 2000) as progress:
 print(threads)
 """
     terminal, end = os.openpty()
-    done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=end, cwd=ROOT, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=end, env=environment(TERM="xterm"), text=True
+    )
     os.close(end)
     drawn = b""
     with suppress(OSError):  # a terminal that nobody has open any more

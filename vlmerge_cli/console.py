@@ -86,17 +86,13 @@ class _Bar:
 
     def __call__(self, amount: int) -> None:
         self._bar.advance(self._task, amount)
-        self._draw()
-
-    def note(self, text: str) -> None:
-        self._bar.update(self._task, note=text)
-        self._draw()
-
-    def _draw(self) -> None:
         now = time.monotonic()
         if now - self._drawn_at >= DRAW_SECONDS:
             self._drawn_at = now
             self._bar.refresh()
+
+    def note(self, text: str) -> None:
+        self._bar.update(self._task, note=text, refresh=True)
 
 
 @contextmanager

@@ -35,7 +35,10 @@ ReportOption = Annotated[
     typer.Option("--report", metavar="DIR", help="Write an HTML page, tables and figures, as vlmerge report does."),
 ]
 ThreadsOption = Annotated[
-    int | None, typer.Option("--threads", min=1, help="Processors to use.", show_default="all, at most 4")
+    int | None,
+    typer.Option(
+        "--threads", min=1, help="Processors to use.", show_default="all, but at most 4 to merge and to compare"
+    ),
 ]
 
 

@@ -32,7 +32,8 @@ def run(
     each worker when no piece is left; ``meanwhile`` is what the calling thread does before its share, when the others
     have begun theirs. The first error stops all threads and is raised on every rank, as is an interrupt here.
 
-    ``in_processes``: forked processes instead of threads where that can be, for work whose results are all it does.
+    ``in_processes``: forked processes instead of threads where that can be, for work whose results are all it does;
+    ``finish`` and ``meanwhile`` are for threads alone.
     """
     if ranks.world_size() == 1:
         if in_processes and min(threads, len(pieces)) > 1 and forks.can_fork():

@@ -7,6 +7,7 @@ when the pass has seen all. Only where a bracket turns out wrong, or to hold too
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -40,8 +41,8 @@ PIECE = 1 << 21
 CHUNK, GPU_CHUNK = 1 << 17, 1 << 21
 #: The sample takes every so many entries of a stretch: a prime, so that it meets all rows and columns of a matrix.
 STRIDE = 13
-#: The sample has a pair of stretches for so many entries, or is of so many pairs, if those are fewer.
-SAMPLED, MOST_SAMPLED = 1 << 18, 2048
+#: Of every so many entries the sample takes a pair of stretches; of a long vector, of every n / 2048.
+SAMPLED, NUM_SAMPLED = 1 << 18, 2048
 #: The most of the bytes that the sample reads.
 MOST_READ = 0.25
 GOLDEN = (5**0.5 - 1) / 2
@@ -129,7 +130,10 @@ class _Stream:
         return CHUNK if self.device == "cpu" else GPU_CHUNK
 
     def run(self, make_pass: Callable[[], Callable[[Piece, Load], Any]], device: str, share: float = 1) -> list[Any]:
-        """Results in the order of the pieces; each worker has a pass of its own, that reads a ``share`` of them."""
+        """Results in the order of the pieces; each worker has a pass of its own, that reads a ``share`` of them.
+
+        ``device`` is the stream's, or the CPU for a sample.
+        """
 
         def worker() -> Callable[[Piece], Any]:
             arrays, over = make_arrays(device), make_pass()
@@ -160,7 +164,7 @@ def _guessed(stream: _Stream, truncate: float) -> Brackets:
     if num_elements <= select.FEW:
         return select.anywhere(k, stream.coding), select.anywhere(k, stream.coding)
     ratio = min(select.SAMPLE / num_elements, MOST_READ / STRIDE)
-    every = max(SAMPLED, num_elements // MOST_SAMPLED)
+    every = max(SAMPLED, num_elements // NUM_SAMPLED)
     taken = stream.run(lambda: partial(_sample, stream.coding, ratio, every), "cpu", share=STRIDE * ratio)
     sample = (pair for piece in taken for pair in piece)
     x, y = (select.guess(k, num_elements, stream.coding, side) for side in zip(*sample, strict=True))
@@ -198,14 +202,28 @@ class _Found:
     histograms: Histograms | None = None
 
 
+class _Aside:
+    """How many pairs all workers have set aside, in memory that forked processes share.
+
+    (That they do not lock it lets a few too many pass.)
+    """
+
+    def __init__(self) -> None:
+        self._cell = memoryview(mmap.mmap(-1, 8)).cast("q")
+
+    def add(self, count: int) -> int:
+        """How many there are with these."""
+        self._cell[0] += count
+        return self._cell[0]
+
+
 class _Pass:
     """Takes the sums of a piece; the pairs near a threshold are tabulated, or set aside, or counted if too many."""
 
-    def __init__(self, stream: _Stream, brackets: Brackets, truncated_only: bool) -> None:
+    def __init__(self, stream: _Stream, brackets: Brackets, aside: _Aside, truncated_only: bool) -> None:
         self._chunk, self._size = make_chunk(stream.device, stream.coding), stream.chunk
-        self._brackets, self._truncated_only = brackets, truncated_only
+        self._brackets, self._aside, self._truncated_only = brackets, aside, truncated_only
         self._histograms: Histograms | None = None
-        self._num_aside = 0
 
     def __call__(self, piece: Piece, load: Load) -> _Found:
         found = _Found(Tally.empty(self._brackets) if tally.fits(self._brackets) else None)
@@ -229,9 +247,8 @@ class _Pass:
         if found.table is not None:
             found.table.add(*near, self._brackets)
             return
-        self._num_aside += count
         found.aside.append(near)
-        if self._num_aside > select.FEW:
+        if self._aside.add(count) > select.FEW:
             found.histograms = self._histograms = self._histograms or _no_counts()
             for pairs in found.aside:
                 _count(self._brackets, pairs, found.histograms)
@@ -248,7 +265,8 @@ def make_chunk(device: str, coding: Coding) -> Any:
 
 
 def _pass(stream: _Stream, brackets: Brackets, truncated_only: bool = False) -> list[_Found]:
-    return stream.run(lambda: _Pass(stream, brackets, truncated_only), stream.device)
+    aside = _Aside()
+    return stream.run(lambda: _Pass(stream, brackets, aside, truncated_only), stream.device)
 
 
 def _totals(found: list[_Found], side: int) -> tuple[int, int]:
@@ -263,7 +281,7 @@ def _settles(brackets: Brackets, found: list[_Found]) -> bool:
 
 
 def _narrowed(brackets: Brackets, found: list[_Found]) -> Brackets:
-    """The brackets after a pass: each part's histograms are added once."""
+    """The brackets after a pass. Pieces of one worker share their histograms, also when they come from a fork."""
     histograms = _no_counts()
     for result in found:
         for pairs in result.aside:
@@ -301,8 +319,8 @@ def _settled(brackets: Brackets, found: list[_Found]) -> Brackets:
 
 def _truncated(brackets: Brackets, settled: Brackets, found: list[_Found]) -> Sign:
     """TSSD's sums over the pairs that the brackets left open, now that they are settled."""
-    tables = [result.table for result in found if result.table is not None]
-    if tables:
-        return sum(tables[1:], tables[0]).truncated(brackets, settled)
+    if tally.fits(brackets):
+        tables = (result.table for result in found if result.table is not None)
+        return sum(tables, Tally.empty(brackets)).truncated(brackets, settled)
     x, y = (np.concatenate(side) for side in zip(*(pairs for result in found for pairs in result.aside), strict=True))
     return truncated(x, y, *(bracket.threshold for bracket in settled))

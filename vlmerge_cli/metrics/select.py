@@ -154,7 +154,7 @@ def guess(k: int, num_elements: int, coding: Coding, sample: Sequence[tuple[Code
     codes = np.concatenate(halves)
 
     def ranked(place: int) -> int:
-        codes.partition(place)  # in place: a copy of the sample would be the most memory that is ever needed
+        codes.partition(place)  # in place: one more copy of the sample would be the most memory that is ever needed
         return int(codes[place])
 
     rank = k * len(codes) / num_elements

@@ -17,10 +17,10 @@ from vlmerge_cli.metrics.sign import Sign, dissimilarities
 Vector = np.ndarray[Any, Any]
 
 #: Codes of a bracket that a table is kept for.
-MOST_CODES = 24
+MOST_CODES = 32
 
 
-@dataclass(frozen=True)
+@dataclass
 class Tally:
     """How many pairs there are at each place, and the sums of their dissimilarities.
 
@@ -40,9 +40,10 @@ class Tally:
         """Count these pairs too."""
         rows, columns = (bracket.places(values) for bracket, values in zip(brackets, (x, y), strict=True))
         places = rows * self.counts.shape[1] + columns
-        terms = dissimilarities(x.astype(np.float64), y.astype(np.float64))
-        self.counts.reshape(-1)[:] += np.bincount(places, minlength=self.counts.size)
-        self.totals.reshape(-1)[:] += np.bincount(places, terms, self.totals.size)
+        with np.errstate(invalid="ignore"):  # infinity over infinity, which the other sums will tell of
+            terms = dissimilarities(x.astype(np.float64), y.astype(np.float64))
+        self.counts += np.bincount(places, minlength=self.counts.size).reshape(self.counts.shape)
+        self.totals += np.bincount(places, terms, self.totals.size).reshape(self.totals.shape)
 
     def __add__(self, other: Tally) -> Tally:
         return Tally(self.counts + other.counts, self.totals + other.totals)
