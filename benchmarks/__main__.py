@@ -17,7 +17,7 @@ from vlmerge_cli import console
 
 PARTS = (
     "limits", "startup", "merge", "distance", "sums", "solve", "growth",
-    "grams", "model", "pretrain", "data", "retrieval",
+    "grams", "model", "pretrain", "data", "retrieval", "gpu",
 )  # fmt: skip
 #: Parts that the present run has done; absent between runs.
 DONE = WORK / "done-parts.txt"

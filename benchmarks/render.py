@@ -146,6 +146,15 @@ TABLES: dict[str, Columns] = {
         "waiting for data": value("data_ratio", "{:.1%}"),
         "of the matrix rate": value("matrix_rate_ratio", "{:.0%}"),
     },
+    "gpu": {
+        "work": at("work"),
+        "what": at("row"),
+        "wall s (low-high)": wall("{:.3g}"),
+        "times the GPU": times_first,
+        "of the limit": value("share_of_limit", "{:.0%}"),
+        "apart from the CPU": value("apart", "{:.0e}"),
+        "GPU": at("gpu"),
+    },
     "retrieval": {
         "what": at("row"),
         "cpu s": value("cpu_seconds"),

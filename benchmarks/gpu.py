@@ -1,0 +1,211 @@
+"""W1 to W4 on a GPU, beside the CPU in the same run; nothing where there is none.
+
+    python -m benchmarks.gpu
+
+Merges and distances are whole processes, as a user starts them; Grams and their solutions are timed inside one, from
+arrays that are on the device. The limit of a merge is copying its bytes to the device and back through pinned memory,
+of a distance copying them there, of the others their multiply-adds, at the best rates seen in the same run. Apart: how
+far the results are from the CPU's, relative to the largest entry of each tensor (merges), or to the norm.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks import distance, harness, inputs, solve, sums
+from benchmarks.harness import VLMERGE, Command, compare, num_runs, remove, save, time_process
+from vlmerge_cli import console, devices
+from vlmerge_cli.checkpoint.reader import open_checkpoint
+from vlmerge_cli.merging.arrays import NumpyArrays
+from vlmerge_cli.merging.sums import TorchSums
+from vlmerge_cli.methods import linalg
+from vlmerge_cli.methods.method import Group
+from vlmerge_cli.methods.regmean import RegMean
+
+COPY_BYTES, WIDTH = 1 << 30, 8192
+Values = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Bytes a second to a device and back through pinned memory; operations a second of large products."""
+
+    there: float
+    back: float
+    float32: float
+    float64: float
+
+
+def main() -> None:
+    if not (devices.has_gpu() and torch.cuda.is_available()):
+        console.say("no GPU here: nothing to measure")
+        return
+    measure("cuda:0")
+
+
+def measure(device: str) -> None:
+    rates = rates_of(device)
+    console.say(f"{device}: {rates}")
+    for work, source in (("W1", inputs.base()), ("W2", inputs.grown(8))):
+        merges(work, source, device, rates)
+    distances(inputs.base(), device, rates)
+    grams(device, rates)
+    solutions(device, rates)
+
+
+def rates_of(device: str) -> Rates:
+    host = torch.ones(COPY_BYTES, dtype=torch.uint8, pin_memory=device != "cpu")
+    there = torch.empty_like(host, device=device)
+
+    def products(dtype: torch.dtype) -> float:
+        a, b = (torch.randn(WIDTH, WIDTH, dtype=dtype, device=device) for _ in range(2))
+        return 2 * WIDTH**3 / min(turns(lambda: torch.mm(a, b), device))
+
+    return Rates(
+        COPY_BYTES / min(turns(lambda: there.copy_(host, non_blocking=True), device)),
+        COPY_BYTES / min(turns(lambda: host.copy_(there, non_blocking=True), device)),
+        products(torch.float32),
+        products(torch.float64),
+    )
+
+
+def turns(call: Callable[[], Any], device: str) -> list[float]:
+    """Wall seconds of several calls, each until the device is done, after one that warms up."""
+
+    def wait() -> None:
+        if device != "cpu":
+            torch.cuda.synchronize(device)
+
+    found = []
+    for _ in range(num_runs(5) + 1):
+        wait()
+        started = time.perf_counter()
+        call()
+        wait()
+        found.append(time.perf_counter() - started)
+    return found[1:]
+
+
+def merges(work: str, source: Path, device: str, rates: Rates) -> None:
+    outputs = harness.WORK / "out-gpu", harness.WORK / "out-cpu"
+    commands = {
+        name: Command([*VLMERGE, "merge", str(source), "-o", str(to), "--no-sync", "--device", where], (source,), to)
+        for name, where, to in zip(("merge, GPU", "merge, CPU"), (device, "cpu"), outputs, strict=True)
+    }
+    rows = compare(work, commands, runs=3)
+    for command in commands.values():  # once more, for an output that stays
+        time_process(replace(command, output=None))
+    apart = largest_difference(*outputs)
+    for output in outputs:
+        remove(output)
+    first = next(iter(rows.values()))
+    limit = first.bytes_in / rates.there + first.runs[-1].bytes_out / rates.back
+    keep(work, {name: row.values() for name, row in rows.items()}, limit, apart, device)
+
+
+def largest_difference(one: Path, other: Path) -> float:
+    """Of two checkpoints of the same keys: the largest of max |a - b| / max |b| over the tensors."""
+    arrays, largest = NumpyArrays(), 0.0
+    with open_checkpoint(one) as a, open_checkpoint(other) as b:
+        assert a.tensors.keys() == b.tensors.keys()
+        for key, tensor in b.tensors.items():
+            x, y = (arrays.load(name, of, key, 0, tensor.num_elements, "float64") for name, of in (("a", a), ("b", b)))
+            if (most := np.abs(y).max(initial=0)) > 0:
+                largest = max(largest, float(np.abs(x - y).max() / most))
+    return largest
+
+
+def distances(source: Path, device: str, rates: Rates) -> None:
+    commands = {
+        name: Command([*VLMERGE, "distance", str(source), "--json", "--device", where], (source,))
+        for name, where in (("distance, GPU", device), ("distance, CPU", "cpu"))
+    }
+    rows = compare("W3", commands, runs=3)
+    found, wanted = map(distance.said, rows.values())
+    apart = max(abs(found[name] - wanted[name]) / abs(wanted[name]) for name in distance.NAMES)
+    limit = distance.known(source)["num_bytes"] / rates.there
+    keep("W3", {name: row.values() for name, row in rows.items()}, limit, apart, device)
+
+
+def grams(device: str, rates: Rates) -> None:
+    """Running sums of one layer's inputs, beside the published way."""
+    given = sums.activations()
+    there = {key: x.to(device) for key, x in given.items()}
+    ours, published = TorchSums(sums.WIDTHS, torch.device(device), "float32"), sums.Published()
+
+    def add() -> None:
+        for key, x in there.items():
+            ours.add(key, x)
+        ours.flush()
+
+    walls = {"running sums": turns(add, device), "published way": turns(lambda: published.add(there), device)}
+    num_batches = num_runs(5) + 1
+    apart = max(
+        sums.error(linalg.unpack(ours.triangle(key)), num_batches * (x.double().T @ x.double()).numpy())
+        for key, x in given.items()
+    )
+    operations = sums.NUM_TOKENS * sum(width * (width + 1) for width in sums.WIDTHS.values())
+    keep("W4, Grams", timed(walls), operations / rates.float32, apart, device)
+
+
+def solutions(device: str, rates: Rates) -> None:
+    """The linear slots of one layer with two experts, by RegMean and by the published inverse."""
+    layer = [solve.group(10 + number, *shape, solve.TIMED_DECADES) for number, shape in enumerate(solve.SHAPES)]
+    there, method = [moved(of, device) for of in layer], RegMean(gamma=solve.GAMMA)
+    walls = {
+        "RegMean: Cholesky": turns(lambda: [method(of) for of in there], device),
+        "published: torch.inverse": turns(lambda: [by_inverse(of) for of in there], device),
+    }
+    apart = max(sums.error(method(one).cpu().numpy(), method(other)) for one, other in zip(there, layer, strict=True))
+    operations = sum(4 * out * width**2 + width**3 / 3 for out, width in solve.SHAPES)
+    keep("W4, solve", timed(walls), operations / rates.float64, apart, device)
+
+
+def moved(of: Group, device: str) -> Group:
+    experts, stored = (
+        {expert: torch.from_numpy(array).to(device) for expert, array in arrays.items()}
+        for arrays in (of.experts, of.grams)
+    )
+    return Group(of.slot, experts, grams=stored)
+
+
+def by_inverse(of: Group) -> torch.Tensor:
+    """Σ W G̃ times the explicit inverse of Σ G̃, in float64."""
+    scaled = {}
+    for expert, triangle in of.grams.items():
+        full = linalg.unpack(triangle)
+        scaled[expert] = solve.GAMMA * full + (1 - solve.GAMMA) * torch.diag(torch.diag(full))
+    right = sum(of.experts[expert].double() @ gram for expert, gram in scaled.items())
+    found: torch.Tensor = right @ torch.inverse(sum(scaled.values()))
+    return found
+
+
+def timed(walls: Mapping[str, list[float]]) -> dict[str, Values]:
+    return {
+        name: {"wall_seconds": statistics.median(its), "wall_low": min(its), "wall_high": max(its), "walls": its}
+        for name, its in walls.items()
+    }
+
+
+def keep(work: str, rows: Mapping[str, Values], limit: float, apart: float, device: str) -> None:
+    """Save all rows of a work with their share of the limit (seconds)."""
+    values = {
+        name: {**its, "share_of_limit": round(limit / its["wall_seconds"], 4), "apart": apart}
+        for name, its in rows.items()
+    }
+    for name, its in values.items():
+        console.say(f"{work}: {name} {its['wall_seconds']:.4f} s, {its['share_of_limit']:.1%} of the limit")
+    gpu = "none" if device == "cpu" else torch.cuda.get_device_name(device)
+    save("gpu", values, {"work": work, "gpu": gpu})
+
+
+if __name__ == "__main__":
+    main()
