@@ -16,8 +16,9 @@ from typing import TypeAlias
 WINDOW_BYTES = 32 << 20
 #: Windows that may still be on their way to the disk when an older one is given back.
 NUM_KEPT = 4
-#: Outputs beyond this share of the machine's memory are large.
-LARGE_SHARE = 0.1
+#: Outputs beyond this share of the machine's memory are large: where other files fill the memory, to make room for
+#: their pages costs more than to write them.
+LARGE_SHARE = 0.04
 
 Extent: TypeAlias = tuple[int, int, int]  # open file, first byte, one past the last
 
