@@ -72,5 +72,5 @@ def test_a_system_without_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_large_is_a_share_of_the_memory() -> None:
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    assert writebehind.is_large(memory // 5)
-    assert not writebehind.is_large(memory // 20)
+    assert writebehind.is_large(memory // 20)
+    assert not writebehind.is_large(memory // 30)
