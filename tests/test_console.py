@@ -77,6 +77,27 @@ def test_a_process_alone_needs_no_group() -> None:
     assert (ranks.rank(), ranks.local_rank(), ranks.world_size()) == (0, 0, 1)
 
 
+@pytest.mark.parametrize("built", [False, True])
+@pytest.mark.parametrize("visible", [False, True])
+def test_a_gpu_needs_a_pytorch_that_can_use_it(visible: bool, built: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "is_gpu_visible", lambda: visible)
+    monkeypatch.setattr(devices, "is_torch_built_for_gpus", lambda: built)
+    assert devices.resolve("auto", prefer_gpu=True) == ("cuda" if visible and built else "cpu")
+    if not (visible and built):
+        lacks = "the installed PyTorch has no CUDA" if visible else "no CUDA device is visible"
+        with pytest.raises(UsageError, match=lacks):
+            devices.resolve("cuda:0", prefer_gpu=True)
+
+
+def test_what_pytorch_was_built_for_is_told_without_importing_it() -> None:
+    code = (
+        "import sys; from vlmerge_cli import devices; print(devices.is_torch_built_for_gpus(), 'torch' in sys.modules)"
+    )
+    import torch
+
+    assert run_python(code).stdout == f"{torch.backends.cuda.is_built()} False\n"
+
+
 @pytest.mark.parametrize("there", [False, True])
 def test_devices(there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "has_gpu", lambda: there)

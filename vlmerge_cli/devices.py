@@ -6,6 +6,7 @@ import os
 import re
 import threading
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 from vlmerge_cli import ranks
@@ -13,8 +14,19 @@ from vlmerge_cli.errors import UsageError
 
 
 def has_gpu() -> bool:
-    """Whether an NVIDIA device is visible to this process."""
+    """Whether an NVIDIA device is visible to this process, and the installed PyTorch can use it."""
+    return is_gpu_visible() and is_torch_built_for_gpus()
+
+
+def is_gpu_visible() -> bool:
     return os.environ.get("CUDA_VISIBLE_DEVICES", "all") not in ("", "-1") and Path("/dev/nvidiactl").exists()
+
+
+def is_torch_built_for_gpus() -> bool:
+    """As its files tell."""
+    found = find_spec("torch")
+    places = found.submodule_search_locations if found is not None else None
+    return any(Path(place, "lib", "libtorch_cuda.so").exists() for place in places or ())
 
 
 def resolve(device: str, prefer_gpu: bool) -> str:
@@ -27,7 +39,8 @@ def resolve(device: str, prefer_gpu: bool) -> str:
     if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
         raise UsageError(f"--device {device}", fix="choose auto, cpu, cuda or cuda:0")
     if device.startswith("cuda") and not has_gpu():
-        raise UsageError(f"--device {device}: no CUDA device is visible", fix="use --device cpu")
+        lacks = "the installed PyTorch has no CUDA" if is_gpu_visible() else "no CUDA device is visible"
+        raise UsageError(f"--device {device}: {lacks}", fix="use --device cpu")
     if device == "cuda" and ranks.world_size() > 1:
         return f"cuda:{ranks.local_rank()}"
     return device

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import pairwise
@@ -88,6 +89,24 @@ def test_another_type_of_output(names: list[str], dtype: str, tmp_path: Path, sm
     save_all(tmp_path, tiny())
     ours, theirs = merged(tmp_path, None, dtype=dtype), merged(tmp_path, names, dtype=dtype)
     assert {key: value.tobytes() for key, value in ours.items()} == {k: v.tobytes() for k, v in theirs.items()}
+
+
+@pytest.mark.parametrize(("method", "times"), [("interpolation", 0), ("regmean", 1)])
+def test_solvers_are_loaded_before_threads_ask_for_them(
+    method: str, times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, int]] = []
+    monkeypatch.setattr(gpu, "load_linalg", lambda device: seen.append((device, threading.active_count())))
+    save_all(tmp_path, tiny())
+    before = threading.active_count()
+    merged(tmp_path, ["cpu"], method, threads=3)
+    assert seen == [("cpu", before)] * times
+
+
+@ON_DEVICES
+def test_solvers_load(names: list[str]) -> None:
+    for name in names:
+        torcharrays.load_linalg(name)
 
 
 def test_batches_keep_the_order_and_have_about_the_same_bytes(tmp_path: Path, small_batches: None) -> None:

@@ -23,7 +23,7 @@ from vlmerge_cli.merging import parallel
 from vlmerge_cli.merging.arrays import NumpyArray, NumpyArrays, is_finite
 from vlmerge_cli.merging.execute import Job, Piece, input_bytes, is_raw, pieces_of
 from vlmerge_cli.merging.plan import Copy, Merge, sources_of
-from vlmerge_cli.merging.torcharrays import Extent, Streams, TorchArrays
+from vlmerge_cli.merging.torcharrays import Extent, Streams, TorchArrays, load_linalg
 from vlmerge_cli.merging.worker import Worker
 from vlmerge_cli.methods.method import Group
 
@@ -33,6 +33,8 @@ BATCH_BYTES = 16 << 20
 
 def execute(job: Job, output: Output, devices: Sequence[str], advance: Callable[[int], object]) -> None:
     """Fill ``output`` through these torch devices; ``cpu`` does the same without a GPU. Raises MergeError."""
+    if any(not job.plan.method.elementwise(step.slot) for step in job.plan.merges):
+        load_linalg(devices[0])
     turns = cycle(devices)
     parallel.run(
         lambda: BatchWorker(job, output, next(turns)),

@@ -48,6 +48,10 @@ def sweep(
             stack.enter_context(merge.output_of(one, Target(path, True, False), settings, shared=True))
             for one, path in zip(ready, paths, strict=True)
         ]
+        if solves and device != "cpu":
+            from vlmerge_cli.merging.torcharrays import load_linalg
+
+            load_linalg(device)
         with parallel.one_blas_thread() if solves and device == "cpu" else nullcontext():
             parallel.run(
                 lambda: _Fan(jobs, outputs).do,

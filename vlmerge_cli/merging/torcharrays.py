@@ -83,6 +83,11 @@ class Streams:
         self.there, self.compute, self.back = (Stream(torch.device(device)) for _ in range(3))
 
 
+def load_linalg(device: str) -> None:
+    """Have PyTorch load its solvers for GPUs: left to threads, two at once would fail (pytorch/pytorch#90613)."""
+    torch.linalg.cholesky(torch.ones(1, 1, device=device))
+
+
 class TorchArrays:
     """Arrays on a device. ``send`` and ``fetch`` move many at once and do not wait; ``load`` and ``store`` do.
 
