@@ -89,6 +89,16 @@ def test_a_gpu_needs_a_pytorch_that_can_use_it(visible: bool, built: bool, monke
             devices.resolve("cuda:0", prefer_gpu=True)
 
 
+@pytest.mark.parametrize(("device", "current"), [("cpu", None), ("cuda", 0), ("cuda:3", 3)])
+def test_the_gpu_in_use(device: str, current: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    devices.use(device)
+    assert chosen == ([] if current is None else [current])
+
+
 def test_what_pytorch_was_built_for_is_told_without_importing_it() -> None:
     code = (
         "import sys; from vlmerge_cli import devices; print(devices.is_torch_built_for_gpus(), 'torch' in sys.modules)"

@@ -53,7 +53,9 @@ class LazyGroup(TyperGroup):
         signal.signal(signal.SIGTERM, _interrupt)
         try:
             ranks.start()
-            return super().invoke(ctx)
+            found = super().invoke(ctx)
+            ranks.stop()  # after an error others may still wait for this rank: it ends without taking leave
+            return found
         except VlmergeError as error:
             if ranks.is_main() or not error.everywhere:
                 _say_error(str(error), ctx.params["debug"])
@@ -73,8 +75,6 @@ class LazyGroup(TyperGroup):
             what = f"{type(error).__name__}: {error}\n  a mistake in vlmerge: vlmerge --debug shows where"
             _say_error(what, ctx.params["debug"])
             raise SystemExit(1) from None
-        finally:
-            ranks.stop()
 
 
 def _interrupt(*_: object) -> None:

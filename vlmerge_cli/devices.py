@@ -46,6 +46,14 @@ def resolve(device: str, prefer_gpu: bool) -> str:
     return device
 
 
+def use(device: str) -> None:
+    """Make a GPU the current one of this process: what asks for no other then runs there."""
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.set_device(torch.device(device).index or 0)
+
+
 def each(device: str) -> list[str]:
     """The GPUs that a name stands for: ``cuda`` for all of them. Raises UsageError for one that torch does not see."""
     import torch

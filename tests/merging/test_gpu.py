@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar
@@ -16,7 +16,7 @@ import torch
 from tests.helpers import NUMPY, Tensors, expert_key, fails, load, method_arguments, ok, read_raw, save_all, tiny
 from vlmerge_cli import devices
 from vlmerge_cli.checkpoint.reader import open_checkpoint
-from vlmerge_cli.checkpoint.writer import Target, create
+from vlmerge_cli.checkpoint.writer import Output, Target, create
 from vlmerge_cli.errors import MergeError, UsageError
 from vlmerge_cli.layouts.survey import detect
 from vlmerge_cli.merging import execute, gpu, torcharrays
@@ -24,8 +24,9 @@ from vlmerge_cli.merging.execute import Job, Piece
 from vlmerge_cli.merging.plan import Request, make_plan
 from vlmerge_cli.merging.sums import HostSums, TorchSums
 from vlmerge_cli.merging.torcharrays import TorchArrays
+from vlmerge_cli.merging.worker import Worker
 from vlmerge_cli.methods import METHODS
-from vlmerge_cli.methods.method import make
+from vlmerge_cli.methods.method import make, method_class
 
 NEEDS_GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 DEVICES = [["cpu"], ["cpu", "cpu"], pytest.param(["cuda:0"], marks=NEEDS_GPU)]
@@ -101,6 +102,41 @@ def test_solvers_are_loaded_before_threads_ask_for_them(
     before = threading.active_count()
     merged(tmp_path, ["cpu"], method, threads=3)
     assert seen == [("cpu", before)] * times
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_methods_compute_in_the_stream_of_their_arrays(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside: list[bool] = []
+
+    class Arrays(TorchArrays):
+        @contextmanager
+        def computing(self) -> Iterator[None]:
+            inside.append(True)
+            yield
+            inside.pop()
+
+        def store(self, array: torch.Tensor, dtype: str) -> np.ndarray:
+            assert inside
+            return super().store(array, dtype)
+
+    kind = method_class(method)
+    real, seen = kind.__call__, []
+    monkeypatch.setattr(kind, "__call__", lambda self, group: (seen.append(bool(inside)), real(self, group))[1])
+    monkeypatch.setattr(gpu, "execute", lambda job, output, *_: one_by_one(job, output))
+
+    def one_by_one(job: Job, output: Output) -> None:
+        do = Worker(job, output, Arrays("cpu")).do
+        for piece in execute.pieces_of(job, 7):
+            do(piece)
+
+    save_all(tmp_path, tiny())
+    theirs, ours = merged(tmp_path, ["cpu"], method), merged(tmp_path, None, method)
+    assert seen[:1] == [True]
+    assert inside == []
+    for key, value in ours.items():
+        np.testing.assert_allclose(theirs[key], value, rtol=0, atol=1e-6, err_msg=key)
 
 
 @ON_DEVICES

@@ -45,6 +45,7 @@ def command(
     if predictions is not None and not measure(task).has_predictions:
         raise UsageError(f"{task} has no answer for each sample", fix="leave --predictions out")
     where = devices.resolve(device, prefer_gpu=True)
+    devices.use(where)
     from vlmerge_cli.training.scoring import Question, score
 
     question = Question(

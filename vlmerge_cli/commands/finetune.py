@@ -86,6 +86,7 @@ def command(
         console.show(settings.to_yaml().rstrip())
         return
     where = devices.resolve(device, prefer_gpu=True)
+    devices.use(where)
     from vlmerge_cli.training.finetune import Run, finetune
 
     run = Run(settings, out or Path("runs") / settings.task, where)

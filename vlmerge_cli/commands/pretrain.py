@@ -74,6 +74,7 @@ def command(
     from vlmerge_cli import devices
 
     where = devices.resolve(device, prefer_gpu=True)
+    devices.use(where)
     from vlmerge_cli.training.pretrain import Run, pretrain
 
     folder = pretrain(Run(settings, out, where), resume, force)

@@ -58,6 +58,8 @@ def command(
             raise UsageError(f"no part {name!r}", fix=nearest(name, grid.PARTS))
     numbers = _seeds(seeds or ("1" if preset == "quick" else "1,2,3"))
     where = devices.resolve(device, prefer_gpu=True)
+    if ranks.world_size() > 1:  # else workers train, each in a process of its own
+        devices.use(where)
     folder = out if out != Path() else Path("runs") / f"study-{preset}"
     study = run.Study(chosen, numbers, grid.build(chosen, numbers), folder, where)
     wanted = nodes.chosen(study.nodes, part or [])

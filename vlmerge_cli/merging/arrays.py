@@ -6,6 +6,7 @@ Each worker thread has its own; buffers are reused, because a fresh page costs m
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import numpy as np
@@ -40,6 +41,9 @@ class Arrays(Protocol):
     def num_non_finite(self, array: Any) -> int:
         """How many elements are NaN or infinite."""
 
+    def computing(self) -> AbstractContextManager[object]:
+        """To compute with loaded arrays in: on a GPU in the stream that they come from and are stored from."""
+
 
 class Buffers:
     """Named, reused byte buffers that grow to what was asked of them."""
@@ -72,6 +76,9 @@ class NumpyArrays:
         with np.errstate(invalid="ignore"):  # a signalling NaN
             np.copyto(out, raw.view(numpy_type(dtype)))
         return out
+
+    def computing(self) -> AbstractContextManager[object]:
+        return nullcontext()
 
     def store(self, array: NumpyArray, dtype: str) -> NumpyArray:
         return narrow(array, dtype)

@@ -68,8 +68,7 @@ def gather(name: str, target: Target, choices: Choices, layout: Layout | None = 
         digest, vocabulary = opened.fingerprint(), choices.tokenizer or recorded_tokenizer(opened)
         shapes = recorded_shapes(opened)
     device = devices.resolve(choices.device, prefer_gpu=True)
-    if device.startswith("cuda"):
-        torch.cuda.set_device(device)
+    devices.use(device)
     model = VLModel.from_pretrained(name).to(device, PRECISIONS[choices.precision]).eval()
     data = _examples(choices, _form(model, vocabulary, choices), model, shapes)
     job = gramrun.Job(

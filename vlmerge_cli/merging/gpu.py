@@ -86,7 +86,7 @@ class BatchWorker(Worker):
         self._lanes.reverse()
         try:
             lane.send([extent for piece in batch for extent in extents_of(self.job, piece)])
-            with lane.streams.compute:
+            with lane.computing():
                 for piece in batch:
                     if not is_raw(self.job, piece.step):
                         self.do(piece)

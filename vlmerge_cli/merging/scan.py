@@ -145,7 +145,11 @@ class _Stream:
                 )
                 return x, y
 
-            return lambda piece: over(piece, partial(load, piece))
+            def do(piece: Piece) -> Any:
+                with arrays.computing():
+                    return over(piece, partial(load, piece))
+
+            return do
 
         def advance(num_bytes: int) -> None:
             self.advance(int(share * num_bytes))

@@ -151,6 +151,9 @@ class TorchArrays:
             rounded = self.rounded(array, dtype)
         return self.fetch([rounded])()
 
+    def computing(self) -> AbstractContextManager[object]:
+        return self.streams.compute
+
     def num_non_finite(self, array: Tensor) -> int:
         with self.streams.compute:
             return int((~torch.isfinite(array)).sum())

@@ -43,19 +43,20 @@ class Worker:
             self._store(step, piece, self._load("copy", step.source, piece, wide))
 
     def _merge(self, step: Merge, piece: Piece) -> None:
-        group = self._group(step, piece, whole=not self.job.plan.method.elementwise(step.slot))
-        with np.errstate(over="ignore", invalid="ignore"):
+        with self.arrays.computing(), np.errstate(over="ignore", invalid="ignore"):
+            group = self._group(step, piece, whole=not self.job.plan.method.elementwise(step.slot))
             merged = self.job.plan.method(group)
-        self._store(step, piece, merged, group)
+            self._store(step, piece, merged, group)
 
     def examine(self, piece: Piece) -> Any:
         """What the method wants to know of a slot before the merge."""
         assert isinstance(piece.step, Merge)
-        group = self._group(piece.step, piece, whole=True)
-        for expert, array in group.experts.items():
-            if self.arrays.num_non_finite(array):
-                raise self._non_finite(piece.step, {expert: array})
-        return self.job.plan.method.examine(group)
+        with self.arrays.computing():
+            group = self._group(piece.step, piece, whole=True)
+            for expert, array in group.experts.items():
+                if self.arrays.num_non_finite(array):
+                    raise self._non_finite(piece.step, {expert: array})
+            return self.job.plan.method.examine(group)
 
     def _group(self, step: Merge, piece: Piece, whole: bool) -> Group:
         job, spec = self.job, self.job.plan.specs[step.target]

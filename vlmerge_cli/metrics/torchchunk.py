@@ -16,14 +16,14 @@ class TorchChunk:
 
     def __call__(self, x: Tensor, y: Tensor, brackets: tuple[Bracket, Bracket]) -> tuple[Pairwise, Sign, Split]:
         """As of ``Chunk``."""
-        x64, y64 = _arrived(x).double(), _arrived(y).double()
+        x64, y64 = x.double(), y.double()
         pairwise = Pairwise.of(x64, y64, dot=lambda a, b: float(torch.dot(a, b)))
         terms = dissimilarities(x64, y64, torch)
         return pairwise, Sign(float(terms.sum()), x.numel()), self._split(x, y, terms, brackets)
 
     def truncated(self, x: Tensor, y: Tensor, brackets: tuple[Bracket, Bracket]) -> Split:
         """As of ``Chunk``."""
-        return self._split(x, y, dissimilarities(_arrived(x).double(), _arrived(y).double(), torch), brackets)
+        return self._split(x, y, dissimilarities(x.double(), y.double(), torch), brackets)
 
     def _split(self, x: Tensor, y: Tensor, terms: Tensor, brackets: tuple[Bracket, Bracket]) -> Split:
         kept, near = [], torch.zeros_like(x, dtype=torch.bool)
@@ -43,10 +43,3 @@ class TorchChunk:
         )
         x_near, y_near = (vector[near].cpu().numpy() for vector in (x, y))
         return Split(clear, (num_below[0], num_below[1]), (num_inside[0], num_inside[1]), (x_near, y_near))
-
-
-def _arrived(vector: Tensor) -> Tensor:
-    """Once other streams are done with it."""
-    if vector.is_cuda:
-        torch.cuda.synchronize(vector.device)
-    return vector

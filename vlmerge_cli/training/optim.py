@@ -88,7 +88,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], largest: float) -> Tensor
     norms = [torch.linalg.vector_norm(gradient) for gradient in gradients]
     whole = [norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms]
     total = torch.linalg.vector_norm(torch.stack(whole))
-    factor = (largest / (total + 1e-6)).clamp(max=1.0)
+    factor = float((largest / (total + 1e-6)).clamp(max=1.0))
     for gradient in gradients:
-        gradient.mul_(float(factor))
+        gradient.mul_(factor)
     return total  # type: ignore[no-any-return]

@@ -70,7 +70,7 @@ def score(checkpoint: str, question: Question, device: str = "cpu") -> Answer:
 def timed(evaluate: Callable[[], Scores], bad: BadSamples) -> Answer:
     started = time.perf_counter()
     scores = evaluate()
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         torch.cuda.synchronize()
     if bad.num_bad:
         console.warn(f"skipped {bad.report()}")
