@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,14 @@ def test_experts_start_from_the_seed(train: Train) -> None:
             torch.testing.assert_close(found[key.format(expert)], seed[key.format("")], rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("precision", ["float32", "float16"])
 def test_a_run_stopped_and_resumed_is_the_whole_run(
-    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    precision: str, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    train = partial(train, precision=precision)
+    monkeypatch.setattr(
+        torch.amp, "GradScaler", partial(torch.amp.GradScaler, init_scale=2.0**20)
+    )  # overflows at first
     whole = train("whole")
     inner, seen = loop.Trainer._train, []
 

@@ -91,6 +91,8 @@ class Trainer:
         assert position.phase == self.phase.name, (position, self.phase)
         state.restore(saved, self.module, self._adamw)
         self.best, self.stale = position.best, position.stale
+        if position.scaler:
+            self._scaler.load_state_dict(dict(position.scaler))
         return position.step
 
     def fit(self, batches: Iterator[Batch], start: int) -> None:
@@ -197,7 +199,7 @@ class Trainer:
         return dict(zip(names, (mean(torch.stack([sums[name] for name in names])) / num).tolist(), strict=True))
 
     def _save(self, done: int) -> None:
-        position = Position(self.phase.name, done, self.best, self.stale)
+        position = Position(self.phase.name, done, self.best, self.stale, self._scaler.state_dict())
         state.save(self.folder / "state", self.module, self._adamw, position, self.saving.keep)
 
     def _autocast(self) -> Any:

@@ -10,9 +10,9 @@ import json
 import re
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +32,14 @@ _NAME = re.compile(r"step-(\d{8})")
 class Position:
     """Where a run stands: ``step`` optimiser steps are done in all; ``best`` is the best validation so far.
 
-    ``stale`` counts the validations since then.
+    ``stale`` counts the validations since then; ``scaler`` is the state of the loss's scale in float16.
     """
 
     phase: str
     step: int
     best: float | None = None
     stale: int = 0
+    scaler: Mapping[str, float] = field(default_factory=dict)
 
 
 def save(folder: Path, module: nn.Module, optimizer: Optimizer, position: Position, keep: int) -> None:
