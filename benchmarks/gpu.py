@@ -10,7 +10,6 @@ far the results are from the CPU's, relative to the largest entry of each tensor
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ import numpy as np
 import torch
 
 from benchmarks import distance, harness, inputs, solve, sums
-from benchmarks.harness import VLMERGE, Command, compare, num_runs, remove, save, time_process
+from benchmarks.harness import VLMERGE, Command, compare, num_runs, remove, save, spread, time_process
 from vlmerge_cli import console, devices
 from vlmerge_cli.checkpoint.reader import open_checkpoint
 from vlmerge_cli.merging.arrays import NumpyArrays
@@ -153,7 +152,7 @@ def grams(device: str, rates: Rates) -> None:
         for key, x in given.items()
     )
     operations = sums.NUM_TOKENS * sum(width * (width + 1) for width in sums.WIDTHS.values())
-    keep("W4, Grams", timed(walls), operations / rates.float32, apart, device)
+    keep("W4, Grams", {name: spread(its) for name, its in walls.items()}, operations / rates.float32, apart, device)
 
 
 def solutions(device: str, rates: Rates) -> None:
@@ -162,11 +161,11 @@ def solutions(device: str, rates: Rates) -> None:
     there, method = [moved(of, device) for of in layer], RegMean(gamma=solve.GAMMA)
     walls = {
         "RegMean: Cholesky": turns(lambda: [method(of) for of in there], device),
-        "published: torch.inverse": turns(lambda: [by_inverse(of) for of in there], device),
+        "published: torch.inverse": turns(lambda: [solve.inverted(of) for of in there], device),
     }
     apart = max(sums.error(method(one).cpu().numpy(), method(other)) for one, other in zip(there, layer, strict=True))
     operations = sum(4 * out * width**2 + width**3 / 3 for out, width in solve.SHAPES)
-    keep("W4, solve", timed(walls), operations / rates.float64, apart, device)
+    keep("W4, solve", {name: spread(its) for name, its in walls.items()}, operations / rates.float64, apart, device)
 
 
 def moved(of: Group, device: str) -> Group:
@@ -175,24 +174,6 @@ def moved(of: Group, device: str) -> Group:
         for arrays in (of.experts, of.grams)
     )
     return Group(of.slot, experts, grams=stored)
-
-
-def by_inverse(of: Group) -> torch.Tensor:
-    """Σ W G̃ times the explicit inverse of Σ G̃, in float64."""
-    scaled = {}
-    for expert, triangle in of.grams.items():
-        full = linalg.unpack(triangle)
-        scaled[expert] = solve.GAMMA * full + (1 - solve.GAMMA) * torch.diag(torch.diag(full))
-    right = sum(of.experts[expert].double() @ gram for expert, gram in scaled.items())
-    found: torch.Tensor = right @ torch.inverse(sum(scaled.values()))
-    return found
-
-
-def timed(walls: Mapping[str, list[float]]) -> dict[str, Values]:
-    return {
-        name: {"wall_seconds": statistics.median(its), "wall_low": min(its), "wall_high": max(its), "walls": its}
-        for name, its in walls.items()
-    }
 
 
 def keep(work: str, rows: Mapping[str, Values], limit: float, apart: float, device: str) -> None:

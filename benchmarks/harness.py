@@ -16,7 +16,7 @@ from typing import Any
 
 from vlmerge_cli import console, records
 from vlmerge_cli.records import Record
-from vlmerge_cli.study.machine import machine as facts
+from vlmerge_cli.study import machine as machines
 
 RESULTS = Path(__file__).parent / "results"
 WORK = Path(os.environ.get("VLMERGE_BENCH", "/tmp/vlmerge-bench"))
@@ -61,10 +61,8 @@ class Row:
         """As a record keeps them. ``walls`` are in the order of the rounds, so that rows can be paired."""
         walls = [round(run.wall_seconds, 4) for run in self.runs]
         return {
+            **spread(walls),
             "wall_seconds": round(statistics.median(walls), 4),
-            "wall_low": min(walls),
-            "wall_high": max(walls),
-            "walls": walls,
             "cpu_seconds": round(statistics.median(run.cpu_seconds for run in self.runs), 4),
             "peak_mib": round(max(run.peak_bytes for run in self.runs) / 2**20, 1),
             "bytes_in": self.bytes_in,
@@ -143,4 +141,14 @@ def save(name: str, rows: Mapping[str, Mapping[str, Any]], facts: Mapping[str, A
 
 def machine() -> dict[str, object]:
     """What the numbers were measured on."""
-    return facts("cpu")
+    return machines.machine("cpu")
+
+
+def spread(walls: Sequence[float]) -> dict[str, Any]:
+    """Wall seconds of several turns, as a record keeps them."""
+    return {
+        "wall_seconds": statistics.median(walls),
+        "wall_low": min(walls),
+        "wall_high": max(walls),
+        "walls": list(walls),
+    }

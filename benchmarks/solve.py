@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.harness import num_runs, save
+from benchmarks.harness import num_runs, save, spread
 from benchmarks.limits import matrix_rate
 from vlmerge_cli import console, devices
 from vlmerge_cli.layouts.layout import Slot
@@ -47,7 +47,7 @@ def check() -> None:
     values = {}
     for number, decades in enumerate(CHECKED_DECADES):
         of = [group(number, *SHAPES[1], decades)]
-        system = _system(of[0])[0]
+        system = _system(of[0])[0].numpy()
         ours, theirs = by_method(of, 1)[0], by_inverse([whole(of[0])])[0]
         values[f"width 768, decades {decades}"] = {
             "condition": float(np.linalg.cond(system)),
@@ -82,10 +82,7 @@ def timed() -> None:
     operations = NUM_LAYERS * sum(4 * out * width**2 + width**3 / 3 for out, width in SHAPES)
     values = {
         name: {
-            "wall_seconds": statistics.median(its),
-            "wall_low": min(its),
-            "wall_high": max(its),
-            "walls": its,
+            **spread(its),
             "difference": difference,
             "residual": max(map(residual, merged[name], layer)),
             "share_of_limit": round(operations / rate / statistics.median(its), 3),
@@ -103,11 +100,13 @@ def by_method(groups: Sequence[Group], threads: int) -> list[Matrix]:
 
 
 def by_inverse(groups: Sequence[Group]) -> list[Matrix]:
-    merged = []
-    for of in groups:
-        system, right = _system(of)
-        merged.append((torch.from_numpy(right) @ torch.inverse(torch.from_numpy(system))).numpy())
-    return merged
+    return [inverted(of).numpy() for of in groups]
+
+
+def inverted(of: Group) -> torch.Tensor:
+    """R S⁻¹ by the explicit inverse, in float64, on the device of the group."""
+    system, right = _system(of)
+    return right @ torch.inverse(system)
 
 
 def group(seed: int, rows: int, width: int, decades: float) -> Group:
@@ -127,20 +126,20 @@ def whole(of: Group) -> Group:
     return replace(of, grams={expert: linalg.unpack(packed) for expert, packed in of.grams.items()})
 
 
-def _system(of: Group) -> tuple[Matrix, Matrix]:
+def _system(of: Group) -> tuple[torch.Tensor, torch.Tensor]:
     """S = Σ G̃ and R = Σ W G̃ in float64, as published."""
     system, right = 0, 0
     for expert, weight in of.experts.items():
         stored = of.grams[expert]
-        full = torch.from_numpy(linalg.unpack(stored) if stored.ndim == 1 else stored)
+        full = torch.as_tensor(linalg.unpack(stored) if stored.ndim == 1 else stored)
         scaled = GAMMA * full + (1 - GAMMA) * torch.diag(torch.diag(full))
         system = system + scaled
-        right = right + torch.from_numpy(weight).double() @ scaled
-    return system.numpy(), right.numpy()  # type: ignore[attr-defined]
+        right = right + torch.as_tensor(weight).double() @ scaled
+    return system, right  # type: ignore[return-value]
 
 
 def residual(weight: Matrix, of: Group) -> float:
-    system, right = _system(of)
+    system, right = (matrix.numpy() for matrix in _system(of))
     return _relative(weight @ system, right)
 
 

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from benchmarks.harness import num_runs, save
+from benchmarks.harness import num_runs, save, spread
 from benchmarks.limits import matrix_rate
 from vlmerge_cli import console
 from vlmerge_cli.merging.parallel import one_blas_thread
@@ -83,10 +83,7 @@ def measure(inputs: Mapping[str, torch.Tensor], truth: Grams, threads: int) -> N
     operations = NUM_TOKENS * sum(width * (width + 1) for width in WIDTHS.values())
     values = {
         name: {
-            "wall_seconds": statistics.median(walls),
-            "wall_low": min(walls),
-            "wall_high": max(walls),
-            "walls": walls,
+            **spread(walls),
             "tokens_per_second": round(NUM_TOKENS / statistics.median(walls)),
             "error": max(
                 error(gram, num_rounds * NUM_BATCHES * truth[key]) for key, gram in ways[name].grams().items()

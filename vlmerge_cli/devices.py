@@ -46,6 +46,13 @@ def resolve(device: str, prefer_gpu: bool) -> str:
     return device
 
 
+def for_model(device: str) -> str:
+    """``resolve`` for what runs a model: on a GPU if there is one, which then is the current one."""
+    found = resolve(device, prefer_gpu=True)
+    use(found)
+    return found
+
+
 def use(device: str) -> None:
     """Make a GPU the current one of this process: what asks for no other then runs there."""
     if device.startswith("cuda"):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import sys
-from typing import Any, NoReturn
+from typing import Any
 
 from vlmerge_cli.errors import VlmergeError
 
@@ -48,17 +47,6 @@ def stop() -> None:
 
     if dist.is_initialized():
         dist.destroy_process_group()
-
-
-def leave(code: int = 0) -> NoReturn:
-    """Leave the group and end this process at once.
-
-    Where processes end at different times, taking PyTorch's threads apart with the interpreter can abort it.
-    """
-    stop()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 def barrier() -> None:

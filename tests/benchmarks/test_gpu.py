@@ -58,5 +58,5 @@ def test_the_largest_difference_is_relative_to_its_tensor(tmp_path: Path) -> Non
 
 def test_the_published_way_solves_the_same() -> None:
     of = solve.group(0, 9, 5, 1.0)
-    found = gpu.by_inverse(gpu.moved(of, "cpu")).numpy()
+    found = solve.inverted(gpu.moved(of, "cpu")).numpy()
     np.testing.assert_allclose(found, solve.by_inverse([solve.whole(of)])[0], rtol=1e-12)

@@ -31,7 +31,7 @@ ROOT = Path(__file__).parent.parent.parent
 NAMES = sorted({*TASKS, *MEASURES} - {"flickr30k"})
 MICRO = {"vocab_size": 96, "max_text_tokens": 20, "text_bias_tokens": 20}
 SCRIPT = """
-import json, sys
+import json, os, sys
 from dataclasses import asdict
 from vlmerge_cli import ranks
 from vlmerge_cli.training.scoring import Question, score
@@ -43,7 +43,8 @@ everyone = ranks.gather_objects(found)
 assert everyone[0] == everyone[1]
 if ranks.is_main():
     open(sys.argv[2], "w").write(json.dumps(found))
-ranks.leave()
+ranks.stop()
+os._exit(0)  # taking PyTorch apart can abort where ranks end at different times
 """
 
 

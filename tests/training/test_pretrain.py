@@ -64,9 +64,8 @@ def test_a_run_stopped_and_resumed_is_the_whole_run(
     precision: str, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train = partial(train, precision=precision)
-    monkeypatch.setattr(
-        torch.amp, "GradScaler", partial(torch.amp.GradScaler, init_scale=2.0**20)
-    )  # overflows at first
+    overflows_at_first = partial(torch.amp.GradScaler, init_scale=2.0**20)
+    monkeypatch.setattr(torch.amp, "GradScaler", overflows_at_first)
     whole = train("whole")
     inner, seen = loop.Trainer._train, []
 

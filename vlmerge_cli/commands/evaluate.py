@@ -44,8 +44,7 @@ def command(
         raise UsageError(f"--precision {precision}", fix=nearest(precision, kinds))
     if predictions is not None and not measure(task).has_predictions:
         raise UsageError(f"{task} has no answer for each sample", fix="leave --predictions out")
-    where = devices.resolve(device, prefer_gpu=True)
-    devices.use(where)
+    where = devices.for_model(device)
     from vlmerge_cli.training.scoring import Question, score
 
     question = Question(

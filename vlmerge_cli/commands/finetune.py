@@ -85,8 +85,7 @@ def command(
     if show_config:
         console.show(settings.to_yaml().rstrip())
         return
-    where = devices.resolve(device, prefer_gpu=True)
-    devices.use(where)
+    where = devices.for_model(device)
     from vlmerge_cli.training.finetune import Run, finetune
 
     run = Run(settings, out or Path("runs") / settings.task, where)

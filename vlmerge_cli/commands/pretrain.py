@@ -73,8 +73,7 @@ def command(
         return
     from vlmerge_cli import devices
 
-    where = devices.resolve(device, prefer_gpu=True)
-    devices.use(where)
+    where = devices.for_model(device)
     from vlmerge_cli.training.pretrain import Run, pretrain
 
     folder = pretrain(Run(settings, out, where), resume, force)

@@ -63,8 +63,7 @@ def command(
     points = sweep.grid(options, flags)
     for point in points:
         Merging(checkpoint, method, point).made()  # all that is wrong with options, before anything is done
-    where = devices.resolve(device, prefer_gpu=True)
-    devices.use(where)
+    where = devices.for_model(device)
     how = scored(evaluate, tuple(data or ("shapes",)), split, max_samples, finetune, set_ or [], out, where)
     found = sweep.run(merging, points, how, out)
     chosen = sweep.best(found, how.main)

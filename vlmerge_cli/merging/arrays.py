@@ -17,9 +17,6 @@ from vlmerge_cli.merging.execute import CHUNK_ELEMENTS
 
 NumpyArray = np.ndarray[Any, Any]
 
-#: The types that arrays are computed in.
-WIDE = {"F32": np.dtype(np.float32), "F64": np.dtype(np.float64)}
-
 #: The exponent bits of a type, which are all set in its infinities and NaNs alone.
 EXPONENTS = {"F16": 0x7C00, "BF16": 0x7F80, "F32": 0x7F80_0000, "F64": 0x7FF0_0000_0000_0000}
 
@@ -99,7 +96,7 @@ def numpy_type(dtype: str) -> Any:
 def narrow(array: NumpyArray, dtype: str) -> NumpyArray:
     """Bytes (uint8) of the values rounded to a file's ``dtype``; no copy where they already have it."""
     flat = np.ascontiguousarray(array).reshape(-1)
-    if dtype in WIDE and flat.dtype == WIDE[dtype]:
+    if DTYPES[dtype].numpy == flat.dtype.name:
         return flat.view(np.uint8)
     with np.errstate(over="ignore", invalid="ignore"):
         return flat.astype(numpy_type(dtype)).view(np.uint8)

@@ -57,8 +57,7 @@ def execute(job: Job, output: Output, advance: Callable[[int], object] = lambda 
 
 def _execute_on_cpu(job: Job, output: Output, advance: Callable[[int], object]) -> None:
     """What is only copied comes first: other threads begin with it while this one loads numpy."""
-    whole = any(not job.plan.method.elementwise(step.slot) for step in job.plan.merges)
-    with parallel.one_blas_thread() if whole else nullcontext():
+    with parallel.one_blas_thread() if job.plan.solves else nullcontext():
         parallel.run(
             lambda: _share(job, output),
             sorted(pieces_of(job, CHUNK_ELEMENTS), key=lambda piece: not _is_copy(job, piece.step)),

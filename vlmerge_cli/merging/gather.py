@@ -67,8 +67,7 @@ def gather(name: str, target: Target, choices: Choices, layout: Layout | None = 
             raise PlanError("the checkpoint is modality-agnostic already: no slot has more than one expert", where=name)
         digest, vocabulary = opened.fingerprint(), choices.tokenizer or recorded_tokenizer(opened)
         shapes = recorded_shapes(opened)
-    device = devices.resolve(choices.device, prefer_gpu=True)
-    devices.use(device)
+    device = devices.for_model(choices.device)
     model = VLModel.from_pretrained(name).to(device, PRECISIONS[choices.precision]).eval()
     data = _examples(choices, _form(model, vocabulary, choices), model, shapes)
     job = gramrun.Job(

@@ -33,7 +33,7 @@ BATCH_BYTES = 16 << 20
 
 def execute(job: Job, output: Output, devices: Sequence[str], advance: Callable[[int], object]) -> None:
     """Fill ``output`` through these torch devices; ``cpu`` does the same without a GPU. Raises MergeError."""
-    if any(not job.plan.method.elementwise(step.slot) for step in job.plan.merges):
+    if job.plan.solves:
         load_linalg(devices[0])
     turns = cycle(devices)
     parallel.run(

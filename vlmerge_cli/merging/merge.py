@@ -134,8 +134,7 @@ def run(ready: Prepared, target: Target, settings: Settings, advance: Callable[[
     """Carry out a prepared merge into ``target``. Raises UsageError, MergeError and CheckpointError."""
     started = time.perf_counter()
     check_output(ready, target)
-    solves = any(not ready.plan.method.elementwise(step.slot) for step in ready.plan.merges)
-    device = devices.resolve(settings.device, prefer_gpu=solves)
+    device = devices.resolve(settings.device, prefer_gpu=ready.plan.solves)
     if device != "cpu":
         devices.start_torch()
         ready.checkpoint.read_ahead(READ_AHEAD_BYTES)

@@ -81,6 +81,11 @@ class Plan:
         return [step for step in self.steps if isinstance(step, Merge)]
 
     @property
+    def solves(self) -> bool:
+        """Whether the method takes some slot whole, with linear algebra."""
+        return any(not self.method.elementwise(step.slot) for step in self.merges)
+
+    @property
     def num_bytes_out(self) -> int:
         return sum(spec.num_bytes for spec in self.specs.values())
 

@@ -8,7 +8,7 @@ when the pass has seen all. Only where a bracket turns out wrong, or to hold too
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
@@ -313,10 +313,9 @@ def _settled(brackets: Brackets, found: list[_Found]) -> Brackets:
     """The exact brackets, from the pairs that were kept."""
     if tally.fits(brackets):
         return _narrowed(brackets, found)
-    near = (np.concatenate(side) for side in zip(*(pairs for result in found for pairs in result.aside), strict=True))
     x, y = (
         bracket.settled(_totals(found, side)[0], bracket.inside(values))
-        for side, (bracket, values) in enumerate(zip(brackets, near, strict=True))
+        for side, (bracket, values) in enumerate(zip(brackets, _set_aside(found), strict=True))
     )
     return x, y
 
@@ -326,5 +325,11 @@ def _truncated(brackets: Brackets, settled: Brackets, found: list[_Found]) -> Si
     if tally.fits(brackets):
         tables = (result.table for result in found if result.table is not None)
         return sum(tables, Tally.empty(brackets)).truncated(brackets, settled)
-    x, y = (np.concatenate(side) for side in zip(*(pairs for result in found for pairs in result.aside), strict=True))
+    x, y = _set_aside(found)
     return truncated(x, y, *(bracket.threshold for bracket in settled))
+
+
+def _set_aside(found: list[_Found]) -> Iterator[Vector]:
+    """x, then y, of all pairs that were set aside."""
+    for side in (0, 1):
+        yield np.concatenate([pairs[side] for result in found for pairs in result.aside])

@@ -35,7 +35,7 @@ def sweep(
     paths = [folder / str(number) for number in range(len(methods))]
     with ExitStack() as stack:
         ready = [stack.enter_context(merge.prepared(inputs, method, request)) for method in methods]
-        solves = any(not one.plan.method.elementwise(step.slot) for one in ready for step in one.plan.merges)
+        solves = any(one.plan.solves for one in ready)
         device = devices.resolve(settings.device, prefer_gpu=solves)
         threads = max(1, settings.threads)
         jobs = [
