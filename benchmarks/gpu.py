@@ -23,8 +23,8 @@ from benchmarks import distance, harness, inputs, solve, sums
 from benchmarks.harness import VLMERGE, Command, compare, num_runs, remove, save, spread, time_process
 from vlmerge_cli import console, devices
 from vlmerge_cli.checkpoint.reader import open_checkpoint
-from vlmerge_cli.merging.arrays import NumpyArrays
-from vlmerge_cli.merging.sums import TorchSums
+from vlmerge_cli.engine.arrays import NumpyArrays
+from vlmerge_cli.grams.sums import TorchSums
 from vlmerge_cli.methods import linalg
 from vlmerge_cli.methods.method import Group
 from vlmerge_cli.methods.regmean import RegMean

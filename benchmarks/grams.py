@@ -26,10 +26,10 @@ import torch
 
 from benchmarks.harness import RESULTS, machine
 from vlmerge_cli import console, devices, records
+from vlmerge_cli.engine.pool import one_blas_thread
+from vlmerge_cli.grams import expert_inputs, rounds
+from vlmerge_cli.grams.collector import Collector, collect_grams, find_sites
 from vlmerge_cli.layouts.layout import built_in
-from vlmerge_cli.merging import gramrun, passes
-from vlmerge_cli.merging.collect import Collector, collect_grams, find_sites
-from vlmerge_cli.merging.parallel import one_blas_thread
 from vlmerge_cli.methods.lapack import syrk
 from vlmerge_cli.model.config import preset
 from vlmerge_cli.model.vlmodel import VLModel
@@ -77,10 +77,10 @@ def row(mode: str) -> None:
     ids = torch.randint(1, 30522, (BATCH, 40), generator=draw)
     sites = find_sites(model, LAYOUT)
     if mode == "limited":
-        sites = gramrun.plan_groups(sites, MEMORY_LIMIT, "float32", 1)[0]
+        sites = rounds.plan_groups(sites, MEMORY_LIMIT, "float32", 1)[0]
 
     def batch(into: Collector) -> None:
-        passes.run(model, ids, mask, image, passes.PASSES, into)
+        expert_inputs.run(model, ids, mask, image, expert_inputs.PASSES, into)
 
     torch.set_num_threads(max(1, devices.num_cpus() // 2))
     if mode == "published":

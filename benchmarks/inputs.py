@@ -11,7 +11,7 @@ from benchmarks.harness import WORK
 from fixtures.build import SIZES, Size, blocks, build, expert_specs
 from vlmerge_cli.checkpoint.header import Spec
 from vlmerge_cli.checkpoint.writer import Target, create
-from vlmerge_cli.merging.arrays import narrow
+from vlmerge_cli.engine.arrays import narrow
 
 SHARD_BYTES = 2_200_000_000
 #: Models of growing size in bfloat16: GB -> sizes. 8 GB is that of W2.

@@ -20,7 +20,7 @@ from torch.nn import functional
 from benchmarks.harness import RESULTS, machine
 from vlmerge_cli import console, records
 from vlmerge_cli.records import Record
-from vlmerge_cli.tasks.ranking import CHUNK, recalls
+from vlmerge_cli.steps.ranking import CHUNK, recalls
 
 NUM_IMAGES, NUM_TEXTS, WIDTH, NUM_ROUNDS = 5_000, 25_000, 768, 3
 

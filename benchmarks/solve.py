@@ -22,9 +22,9 @@ import torch
 from benchmarks.harness import num_runs, save, spread
 from benchmarks.limits import matrix_rate
 from vlmerge_cli import console, devices
+from vlmerge_cli.engine.pool import one_blas_thread
+from vlmerge_cli.engine.pool import run as run_in_threads
 from vlmerge_cli.layouts.layout import Slot
-from vlmerge_cli.merging.parallel import one_blas_thread
-from vlmerge_cli.merging.parallel import run as run_in_threads
 from vlmerge_cli.methods import linalg
 from vlmerge_cli.methods.method import Group
 from vlmerge_cli.methods.regmean import RegMean

@@ -22,8 +22,8 @@ import torch
 from benchmarks.harness import num_runs, save, spread
 from benchmarks.limits import matrix_rate
 from vlmerge_cli import console
-from vlmerge_cli.merging.parallel import one_blas_thread
-from vlmerge_cli.merging.sums import make_sums
+from vlmerge_cli.engine.pool import one_blas_thread
+from vlmerge_cli.grams.sums import make_sums
 from vlmerge_cli.methods import linalg
 
 WIDTHS = {"qkv": 768, "proj": 768, "fc1": 768, "fc2": 3072}

@@ -9,8 +9,8 @@ import pytest
 
 from tests.helpers import environment, run_python
 from vlmerge_cli import console, devices, ranks
-from vlmerge_cli.commands.options import parse_bytes
 from vlmerge_cli.errors import UsageError
+from vlmerge_cli.flags.common import parse_bytes
 
 
 @pytest.mark.parametrize(

@@ -17,13 +17,14 @@ from tests.helpers import NUMPY, Tensors, expert_key, fails, load, method_argume
 from vlmerge_cli import devices
 from vlmerge_cli.checkpoint.reader import open_checkpoint
 from vlmerge_cli.checkpoint.writer import Output, Target, create
+from vlmerge_cli.engine import torcharrays
+from vlmerge_cli.engine.torcharrays import TorchArrays
 from vlmerge_cli.errors import MergeError, UsageError
+from vlmerge_cli.grams.sums import HostSums, TorchSums
 from vlmerge_cli.layouts.survey import detect
-from vlmerge_cli.merging import execute, gpu, torcharrays
-from vlmerge_cli.merging.execute import Job, Piece
+from vlmerge_cli.merging import execute, gpu
+from vlmerge_cli.merging.job import Job, Piece
 from vlmerge_cli.merging.plan import Request, make_plan
-from vlmerge_cli.merging.sums import HostSums, TorchSums
-from vlmerge_cli.merging.torcharrays import TorchArrays
 from vlmerge_cli.merging.worker import Worker
 from vlmerge_cli.methods import METHODS
 from vlmerge_cli.methods.method import make, method_class

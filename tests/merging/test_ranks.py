@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests import helpers
-from vlmerge_cli.merging.parallel import stretch
+from vlmerge_cli.engine.pool import stretch
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 

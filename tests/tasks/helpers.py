@@ -12,9 +12,9 @@ from vlmerge_cli.data.batch import Batch
 from vlmerge_cli.data.order import Place
 from vlmerge_cli.data.prepare import Prepare, finished
 from vlmerge_cli.model.vlmodel import VLModel
-from vlmerge_cli.tasks.evaluation import Evaluation
-from vlmerge_cli.tasks.noise import Noise
-from vlmerge_cli.tasks.passes import Passes
+from vlmerge_cli.steps.evaluation import Evaluation
+from vlmerge_cli.steps.noise import Noise
+from vlmerge_cli.steps.passes import Passes
 
 HEADS = ("itc", "itm", "mlm")
 

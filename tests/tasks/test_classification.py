@@ -11,8 +11,8 @@ import torch
 from tests.model.conftest import build, micro
 from tests.tasks import helpers
 from tests.tasks.helpers import one_by_one
+from vlmerge_cli.steps.evaluation import Evaluation
 from vlmerge_cli.tasks.classification import Classification
-from vlmerge_cli.tasks.evaluation import Evaluation
 
 
 def test_scores_equal_those_of_the_folders_read_plainly(

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.tasks import helpers
-from vlmerge_cli.tasks.evaluation import Evaluation
+from vlmerge_cli.steps.evaluation import Evaluation
 from vlmerge_cli.tasks.matching import Matching, partners
 
 

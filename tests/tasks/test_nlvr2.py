@@ -13,7 +13,7 @@ from tests.model.conftest import build, micro
 from tests.tasks import helpers
 from tests.tasks.helpers import one_by_one
 from vlmerge_cli.model.vlmodel import VLModel
-from vlmerge_cli.tasks.evaluation import Evaluation
+from vlmerge_cli.steps.evaluation import Evaluation
 from vlmerge_cli.tasks.nlvr2 import Nlvr2
 
 

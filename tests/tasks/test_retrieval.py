@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from tests.model.conftest import build, micro
+from tests.steps.test_ranking import plainly
 from tests.tasks import helpers
 from tests.tasks.helpers import one_by_one
-from tests.tasks.test_ranking import plainly
-from vlmerge_cli.tasks.evaluation import Evaluation
+from vlmerge_cli.steps.evaluation import Evaluation
 from vlmerge_cli.tasks.itc import itc
 from vlmerge_cli.tasks.retrieval import Retrieval
 

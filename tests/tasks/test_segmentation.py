@@ -14,7 +14,7 @@ from tests.model.conftest import build, micro
 from tests.tasks import helpers
 from tests.tasks.helpers import one_by_one
 from vlmerge_cli.data.masking import IGNORE
-from vlmerge_cli.tasks.evaluation import Evaluation
+from vlmerge_cli.steps.evaluation import Evaluation
 from vlmerge_cli.tasks.segmentation import Segmentation, confusion, intersection_over_union
 
 

@@ -13,7 +13,7 @@ import torch
 
 from tests.tasks.helpers import one_by_one
 from vlmerge_cli.data.answers import normalise
-from vlmerge_cli.tasks.evaluation import Evaluation
+from vlmerge_cli.steps.evaluation import Evaluation
 from vlmerge_cli.tasks.vqa import Vqa, official_accuracy
 
 YES = ["yes"] * 10

@@ -11,8 +11,8 @@ import torch
 
 from vlmerge_cli import records
 from vlmerge_cli.data.shapes.options import ShapesOptions, folder
-from vlmerge_cli.training.config import PretrainConfig, load
 from vlmerge_cli.training.pretrain import Run, pretrain
+from vlmerge_cli.training.pretrain_config import PretrainConfig, load
 
 #: Twenty steps of a specific model after none of the seed, logged each step.
 SHORT = {

@@ -4,8 +4,8 @@ import torch
 
 from tests.model.conftest import micro
 from vlmerge_cli.model.vlmodel import VLModel
-from vlmerge_cli.training.config import Optimizer
 from vlmerge_cli.training.optim import decays, make_optimizer
+from vlmerge_cli.training.pretrain_config import Optimizer
 
 
 def test_what_decays_does_not_depend_on_the_architecture() -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from vlmerge_cli import console
-from vlmerge_cli.commands.options import JsonOption
+from vlmerge_cli.flags.common import JsonOption
 
 
 def command(

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from vlmerge_cli import console
-from vlmerge_cli.commands.options import (
+from vlmerge_cli.flags.common import (
     CheckpointArgument,
     DeviceOption,
     JsonOption,
@@ -49,9 +49,9 @@ def command(
 
     devices.load_numpy()
     from vlmerge_cli.checkpoint.reader import open_checkpoint
+    from vlmerge_cli.distances import measure
     from vlmerge_cli.errors import GateError, PlanError, UsageError, nearest
     from vlmerge_cli.layouts.survey import find
-    from vlmerge_cli.merging import measure
 
     if by not in measure.GROUPINGS:
         raise UsageError(f"--by {by}", fix=nearest(by, measure.GROUPINGS))

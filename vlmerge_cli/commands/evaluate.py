@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from vlmerge_cli import console, devices
-from vlmerge_cli.commands.options import CheckpointArgument, DeviceOption, JsonOption
+from vlmerge_cli.flags.common import CheckpointArgument, DeviceOption, JsonOption
 from vlmerge_cli.tasks import MEASURES, TASKS
 
 

@@ -7,7 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 from vlmerge_cli import console
-from vlmerge_cli.commands.options import (
+from vlmerge_cli.flags.common import (
     CheckpointArgument,
     DeviceOption,
     JsonOption,
@@ -122,14 +122,14 @@ def collect(
     from vlmerge_cli.checkpoint.reader import open_checkpoint
     from vlmerge_cli.checkpoint.writer import Target
     from vlmerge_cli.errors import UsageError
-    from vlmerge_cli.merging import gramfile
-    from vlmerge_cli.merging import passes as known
-    from vlmerge_cli.merging.gather import Choices, gather
-    from vlmerge_cli.merging.plan import sibling_grams
+    from vlmerge_cli.grams import expert_inputs as known
+    from vlmerge_cli.grams import gram_file
+    from vlmerge_cli.grams.from_data import Choices, gather
+    from vlmerge_cli.grams.gram_file import sibling_grams
 
     with open_checkpoint(checkpoint) as opened:
         path = output or sibling_grams(opened)
-        sources = tuple(data or gramfile.recorded_data(opened))
+        sources = tuple(data or gram_file.recorded_data(opened))
     if not sources:
         raise UsageError("no --data, and the checkpoint does not say what it was trained on", fix="--data SOURCE")
     chosen = Choices(
@@ -171,11 +171,11 @@ def add(
     """Add up files that were collected on one checkpoint, over different data or in different processes."""
     from vlmerge_cli.checkpoint.writer import Target
     from vlmerge_cli.errors import UsageError
-    from vlmerge_cli.merging import gramfile
+    from vlmerge_cli.grams import gram_file
 
     if len(files) < 2:
         raise UsageError("one file has nothing to be added to", fix="vlmerge grams add A B -o C")
-    about = gramfile.add(files, Target(output, force))
+    about = gram_file.add(files, Target(output, force))
     if json:
         console.show_json({"output": str(output), **about})
     else:
@@ -189,12 +189,12 @@ def show(file: FileArgument, json: JsonOption = False) -> None:
     from dataclasses import asdict
 
     from vlmerge_cli.checkpoint.reader import open_checkpoint
-    from vlmerge_cli.merging import gramfile
+    from vlmerge_cli.grams import gram_file
 
     with open_checkpoint(str(file)) as opened:
         about = {name: value for name, value in opened.about().items() if name != "tokens"}
         with console.progress("solving", opened.num_bytes, quiet=json) as advance:
-            found = list(gramfile.facts(opened, advance))
+            found = list(gram_file.facts(opened, advance))
     if json:
         listed = [asdict(row) | {"condition": row.condition if math.isfinite(row.condition) else None} for row in found]
         console.show_json({"file": str(file), **about, "num_bytes": sum(r.num_bytes for r in found), "grams": listed})

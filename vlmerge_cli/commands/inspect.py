@@ -8,8 +8,8 @@ import typer
 from vlmerge_cli import console
 from vlmerge_cli.checkpoint.dtypes import is_parameter
 from vlmerge_cli.checkpoint.reader import Checkpoint, open_checkpoint
-from vlmerge_cli.commands.options import CheckpointArgument, JsonOption, LayoutOption, find_layout
 from vlmerge_cli.errors import LayoutError
+from vlmerge_cli.flags.common import CheckpointArgument, JsonOption, LayoutOption, find_layout
 from vlmerge_cli.layouts.survey import Survey, find
 from vlmerge_cli.methods.method import described
 

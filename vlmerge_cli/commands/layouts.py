@@ -7,8 +7,8 @@ import typer
 
 from vlmerge_cli import console
 from vlmerge_cli.checkpoint.reader import open_checkpoint
-from vlmerge_cli.commands.options import JsonOption
 from vlmerge_cli.errors import LayoutError, UsageError, joined
+from vlmerge_cli.flags.common import JsonOption
 from vlmerge_cli.layouts import LAYOUTS
 from vlmerge_cli.layouts.layout import built_in, named
 from vlmerge_cli.layouts.survey import survey

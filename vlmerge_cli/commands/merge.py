@@ -8,8 +8,7 @@ import typer
 
 from vlmerge_cli import console
 from vlmerge_cli.checkpoint.writer import Target
-from vlmerge_cli.commands.method_options import with_method_options
-from vlmerge_cli.commands.options import (
+from vlmerge_cli.flags.common import (
     CheckpointArgument,
     DeviceOption,
     JsonOption,
@@ -18,6 +17,7 @@ from vlmerge_cli.commands.options import (
     find_layout,
     parse_bytes,
 )
+from vlmerge_cli.flags.method import with_method_options
 from vlmerge_cli.methods import METHODS
 
 
@@ -102,7 +102,7 @@ def command(
     settings = merge.Settings(device=device, allow_non_finite=allow_non_finite, full_digest=digest == "full", **given)
     with_grams = report is not None
     if not dry_run and merge.can_collect(inputs, chosen, with_grams):
-        from vlmerge_cli.merging.gather import gather_beside
+        from vlmerge_cli.grams.from_data import gather_beside
 
         gather_beside(checkpoint, inputs.layout, device, quiet=json)
     with merge.prepared(inputs, chosen, request, with_grams) as ready:

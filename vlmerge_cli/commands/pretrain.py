@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from vlmerge_cli import console
-from vlmerge_cli.commands.options import DeviceOption, JsonOption
+from vlmerge_cli.flags.common import DeviceOption, JsonOption
 
 
 def command(
@@ -58,7 +58,7 @@ def command(
 
     Defaults by model size: those of the paper for base. The same command runs under torchrun.
     """
-    from vlmerge_cli.training.config import load
+    from vlmerge_cli.training.pretrain_config import load
 
     given: dict[str, Any] = {
         "model": model, "arch": arch, "data": data or None, "steps": steps, "seed_steps": seed_steps,

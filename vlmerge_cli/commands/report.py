@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vlmerge_cli import console
-from vlmerge_cli.commands.options import JsonOption
+from vlmerge_cli.flags.common import JsonOption
 
 if TYPE_CHECKING:
     from vlmerge_cli.reports.report import Written

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from vlmerge_cli import console
-from vlmerge_cli.commands.options import DeviceOption, JsonOption
+from vlmerge_cli.flags.common import DeviceOption, JsonOption
 
 
 def command(

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from vlmerge_cli import console
-from vlmerge_cli.commands.method_options import with_method_options
-from vlmerge_cli.commands.options import CheckpointArgument, DeviceOption, JsonOption, ReportOption, write_report
+from vlmerge_cli.flags.common import CheckpointArgument, DeviceOption, JsonOption, ReportOption, write_report
+from vlmerge_cli.flags.method import with_method_options
 from vlmerge_cli.methods import METHODS
 from vlmerge_cli.tasks import MEASURES, TASKS
 

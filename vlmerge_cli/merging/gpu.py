@@ -18,12 +18,12 @@ from torch import Tensor
 
 from vlmerge_cli.checkpoint.dtypes import num_bytes
 from vlmerge_cli.checkpoint.writer import Output
+from vlmerge_cli.engine import pool
+from vlmerge_cli.engine.arrays import NumpyArray, NumpyArrays, is_finite
+from vlmerge_cli.engine.torcharrays import Extent, Streams, TorchArrays, load_linalg
 from vlmerge_cli.errors import MergeError
-from vlmerge_cli.merging import parallel
-from vlmerge_cli.merging.arrays import NumpyArray, NumpyArrays, is_finite
-from vlmerge_cli.merging.execute import Job, Piece, input_bytes, is_raw, pieces_of
+from vlmerge_cli.merging.job import Job, Piece, input_bytes, is_raw, pieces_of
 from vlmerge_cli.merging.plan import Copy, Merge, sources_of
-from vlmerge_cli.merging.torcharrays import Extent, Streams, TorchArrays, load_linalg
 from vlmerge_cli.merging.worker import Worker
 from vlmerge_cli.methods.method import Group
 
@@ -36,7 +36,7 @@ def execute(job: Job, output: Output, devices: Sequence[str], advance: Callable[
     if job.plan.solves:
         load_linalg(devices[0])
     turns = cycle(devices)
-    parallel.run(
+    pool.run(
         lambda: BatchWorker(job, output, next(turns)),
         list(batches_of(job, pieces_of(job, TorchArrays.chunk_elements))),
         max(job.threads, len(devices)),

@@ -15,11 +15,12 @@ from vlmerge_cli.checkpoint.dtypes import is_parameter
 from vlmerge_cli.checkpoint.reader import Checkpoint, open_checkpoint
 from vlmerge_cli.checkpoint.writer import Output, Target, create
 from vlmerge_cli.errors import PlanError, UsageError
+from vlmerge_cli.grams.gram_file import recorded_data, sibling_grams
 from vlmerge_cli.layouts.layout import Layout, Slot
 from vlmerge_cli.layouts.survey import find
-from vlmerge_cli.merging.execute import Job, execute, settled
-from vlmerge_cli.merging.gramfile import recorded_data
-from vlmerge_cli.merging.plan import Merge, Plan, Request, make_plan, sibling_grams
+from vlmerge_cli.merging.execute import execute, settled
+from vlmerge_cli.merging.job import Job
+from vlmerge_cli.merging.plan import Merge, Plan, Request, make_plan
 from vlmerge_cli.methods.method import Method
 
 #: Stands for any linear slot when a method is asked whether it ever needs Grams.

@@ -8,20 +8,18 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TypeAlias
 
 from vlmerge_cli.checkpoint.dtypes import DTYPES, FLOATS, is_float
 from vlmerge_cli.checkpoint.header import Spec, Tensor
 from vlmerge_cli.checkpoint.reader import Checkpoint
 from vlmerge_cli.errors import PlanError, UsageError, joined, nearest
+from vlmerge_cli.grams.gram_file import sibling_grams, token_counts
 from vlmerge_cli.layouts.layout import Slot
 from vlmerge_cli.layouts.survey import Survey
-from vlmerge_cli.merging.gramfile import token_counts
 from vlmerge_cli.methods.linalg import packed_size
 from vlmerge_cli.methods.method import Method
 
-GRAMS_SUFFIX = ".grams.safetensors"
 #: Experts that a task uses in layers with a cross-modal expert (reference: only_activate_used_experts).
 #: For nlvr2 the published RegMean has Grams of ``vl`` alone but averages biases and norms over all three; here
 #: ``vl`` is used throughout, as the published interpolation does.
@@ -277,12 +275,6 @@ class _Planner:
             what = f"{at}: the file does not say how many tokens are in the Gram of {', '.join(missing)}"
             self.problems.append(f"{what}: --weigh tokens, or collect anew")
         return found
-
-
-def sibling_grams(checkpoint: Checkpoint) -> Path:
-    """Where the Grams of a checkpoint lie unless the user says otherwise."""
-    path = checkpoint.path.resolve() if checkpoint.folder else checkpoint.path
-    return path.with_name(path.name.removesuffix(".safetensors") + GRAMS_SUFFIX)
 
 
 def sources_of(step: Step) -> list[str]:

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from vlmerge_cli.checkpoint.reader import Checkpoint
+from vlmerge_cli.engine import pool
+from vlmerge_cli.engine.arrays import NumpyArrays
 from vlmerge_cli.layouts.layout import Slot
-from vlmerge_cli.merging import parallel
-from vlmerge_cli.merging.arrays import NumpyArrays
 from vlmerge_cli.merging.plan import Merge, Plan
 from vlmerge_cli.methods import linalg
 from vlmerge_cli.methods.method import Group
@@ -75,8 +75,8 @@ def residuals(
             keys = {e: [k for k in layout.gram_keys(step.slot, e) if k in grams.tensors] for e in step.sources}
             if all(keys.values()):
                 wanted.append((step, {expert: found[0] for expert, found in keys.items()}))
-    with parallel.one_blas_thread():
-        return parallel.run(
+    with pool.one_blas_thread():
+        return pool.run(
             lambda: lambda piece: _residual(*piece, checkpoint, grams, merged),
             wanted,
             threads,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlmerge_cli import console
 from vlmerge_cli.checkpoint.dtypes import DTYPES
-from vlmerge_cli.merging.execute import CHUNK_ELEMENTS, COPY_BYTES
+from vlmerge_cli.engine.chunks import CHUNK_ELEMENTS, COPY_BYTES
 from vlmerge_cli.merging.merge import Prepared, Settings, Summary
 from vlmerge_cli.merging.plan import Drop, Merge, sources_of
 from vlmerge_cli.methods.method import described

@@ -10,9 +10,10 @@ import numpy as np
 from vlmerge_cli.checkpoint.dtypes import DTYPES, num_bytes
 from vlmerge_cli.checkpoint.reader import Checkpoint
 from vlmerge_cli.checkpoint.writer import Output
+from vlmerge_cli.engine.arrays import Arrays, count_non_finite, is_finite
+from vlmerge_cli.engine.chunks import COPY_BYTES
 from vlmerge_cli.errors import MergeError
-from vlmerge_cli.merging.arrays import Arrays, count_non_finite, is_finite
-from vlmerge_cli.merging.execute import COPY_BYTES, Job, Piece, copy_piece, is_raw
+from vlmerge_cli.merging.job import Job, Piece, copy_piece, is_raw
 from vlmerge_cli.merging.plan import Copy, Merge, Same, Step, sources_of
 from vlmerge_cli.methods.method import Group
 

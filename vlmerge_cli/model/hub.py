@@ -22,7 +22,7 @@ from vlmerge_cli.model import weights
 from vlmerge_cli.model.config import MODEL_TYPE, ModelConfig
 from vlmerge_cli.model.infer import infer_config
 from vlmerge_cli.model.init import init_weights
-from vlmerge_cli.model.source import open_source
+from vlmerge_cli.model.torch_source import open_source
 
 CONFIG_NAME = "config.json"
 CARD_NAME = "README.md"

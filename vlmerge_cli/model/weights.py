@@ -21,7 +21,7 @@ from vlmerge_cli.errors import PlanError, UsageError, joined, nearest
 from vlmerge_cli.model import positions
 from vlmerge_cli.model.config import MODEL_TYPE, ModelConfig, grid_of
 from vlmerge_cli.model.names import IMAGE_TABLE, Named, translated
-from vlmerge_cli.model.source import open_source
+from vlmerge_cli.model.torch_source import open_source
 
 if TYPE_CHECKING:
     from vlmerge_cli.model.vlmodel import VLModel

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from vlmerge_cli.reports.distances import LABELS, METRICS, correlations
 from vlmerge_cli.reports.document import UNMEASURED, Finding, Verdict
 from vlmerge_cli.reports.judging import judge, slope, together
 from vlmerge_cli.reports.paper import CLOSE, K_SEED
@@ -29,6 +28,7 @@ from vlmerge_cli.reports.scores import (
     Study,
     Values,
 )  # fmt: skip
+from vlmerge_cli.reports.study_distances import LABELS, METRICS, correlations
 
 Findings = Iterator[Finding]
 SCORES = (VQA, RETRIEVAL, ZERO_SHOT, MATCHING)

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from vlmerge_cli.reports import paper
-from vlmerge_cli.reports.distances import DIGITS, LABELS, METRICS, correlations, distance
 from vlmerge_cli.reports.document import Cell, Column, Number, Table
 from vlmerge_cli.reports.scores import (
     ARCHITECTURES,
@@ -30,6 +29,7 @@ from vlmerge_cli.reports.scores import (
     Score,
     Study,
 )  # fmt: skip
+from vlmerge_cli.reports.study_distances import DIGITS, LABELS, METRICS, correlations, distance
 
 FINETUNED = ((VQA, "VQA"), (TR, "average TR"), (IR, "average IR"))
 ZERO = ((ZERO_SHOT, "zero-shot"), (MATCHING, "ITM, zero-shot"))

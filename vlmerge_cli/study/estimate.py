@@ -18,8 +18,8 @@ from vlmerge_cli.study.nodes import Node
 from vlmerge_cli.study.settings import StudySettings
 from vlmerge_cli.study.work import Finetune, Pretrain, SeedPhase, VisionPhase
 from vlmerge_cli.tasks.task import task
-from vlmerge_cli.training.config import Objectives
 from vlmerge_cli.training.pretrain import PretrainStep
+from vlmerge_cli.training.pretrain_config import Objectives
 
 #: A fine-tuning step in pre-training steps of as many samples.
 RELATIVE = {

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from vlmerge_cli.errors import UsageError, nearest
 from vlmerge_cli.model.config import ARCHITECTURES, PRESETS
 from vlmerge_cli.tasks import MEASURES, TASKS
-from vlmerge_cli.training.config import Settings, chosen_settings, over, validated
+from vlmerge_cli.training.pretrain_config import Settings, chosen_settings, over, validated
 
 
 class StudySettings(Settings):

@@ -13,8 +13,8 @@ from vlmerge_cli import console, records
 from vlmerge_cli.checkpoint.reader import open_checkpoint
 from vlmerge_cli.errors import UsageError
 from vlmerge_cli.merging import merge
+from vlmerge_cli.merging.many import sweep
 from vlmerge_cli.merging.plan import Request
-from vlmerge_cli.merging.sweep import sweep
 from vlmerge_cli.records import Record
 from vlmerge_cli.study.merged import Merging
 

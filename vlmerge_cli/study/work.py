@@ -14,19 +14,18 @@ from vlmerge_cli import ranks, records
 from vlmerge_cli.checkpoint.reader import open_checkpoint
 from vlmerge_cli.checkpoint.writer import Target
 from vlmerge_cli.data.tokenizer import load as load_tokenizer
+from vlmerge_cli.distances.measure import measure
+from vlmerge_cli.grams.from_data import Choices, gather
 from vlmerge_cli.layouts.survey import find
-from vlmerge_cli.merging.gather import Choices, gather
-from vlmerge_cli.merging.measure import measure
 from vlmerge_cli.model.config import preset
 from vlmerge_cli.model.vlmodel import VLModel
 from vlmerge_cli.records import Record
 from vlmerge_cli.study.merged import Merging
 from vlmerge_cli.study.nodes import Model, Place
 from vlmerge_cli.study.settings import StudySettings
-from vlmerge_cli.training import config as pretrain_config
-from vlmerge_cli.training import finetune, finetune_config, pretrain
-from vlmerge_cli.training.config import over
-from vlmerge_cli.training.folder import save_model
+from vlmerge_cli.training import finetune, finetune_config, pretrain, pretrain_config
+from vlmerge_cli.training.pretrain_config import over
+from vlmerge_cli.training.run_folder import save_model
 from vlmerge_cli.training.scoring import Question, score
 from vlmerge_cli.training.start import look
 

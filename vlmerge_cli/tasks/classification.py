@@ -11,8 +11,8 @@ from torch.nn import functional
 from vlmerge_cli.data.batch import Batch
 from vlmerge_cli.data.samples import Labelled
 from vlmerge_cli.data.sources import DataSet
-from vlmerge_cli.tasks.evaluation import Evaluation, Scores, image_of, percent
-from vlmerge_cli.tasks.passes import Outcome, Passes, widened
+from vlmerge_cli.steps.evaluation import Evaluation, Scores, image_of, percent
+from vlmerge_cli.steps.passes import Outcome, Passes, widened
 from vlmerge_cli.tasks.task import Task
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vlmerge_cli import ranks
-from vlmerge_cli.tasks.passes import Outcome, Passes
+from vlmerge_cli.steps.passes import Outcome, Passes
 
 
 def itc(passes: Passes) -> Outcome:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from vlmerge_cli.data.batch import Batch
-from vlmerge_cli.tasks.evaluation import Evaluation, Scores, image_of, percent, text_of
+from vlmerge_cli.steps.evaluation import Evaluation, Scores, image_of, percent, text_of
 from vlmerge_cli.tasks.task import Measure
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch.nn import functional
 
 from vlmerge_cli import ranks
-from vlmerge_cli.tasks.gather import total
-from vlmerge_cli.tasks.passes import Outcome, Passes, share
+from vlmerge_cli.steps.across_ranks import total
+from vlmerge_cli.steps.passes import Outcome, Passes, share
 
 
 def mlm(passes: Passes) -> Outcome:

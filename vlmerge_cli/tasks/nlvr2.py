@@ -10,8 +10,8 @@ from torch.nn import functional
 
 from vlmerge_cli.data.batch import Batch
 from vlmerge_cli.data.samples import Statement
-from vlmerge_cli.tasks.evaluation import Evaluation, Scores, image_of, percent, text_of
-from vlmerge_cli.tasks.passes import Outcome, Passes, widened
+from vlmerge_cli.steps.evaluation import Evaluation, Scores, image_of, percent, text_of
+from vlmerge_cli.steps.passes import Outcome, Passes, widened
 from vlmerge_cli.tasks.task import Task
 
 

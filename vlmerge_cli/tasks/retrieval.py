@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from vlmerge_cli.data.batch import Batch
-from vlmerge_cli.tasks.evaluation import Evaluation, Scores, image_of, text_of
+from vlmerge_cli.steps.evaluation import Evaluation, Scores, image_of, text_of
+from vlmerge_cli.steps.passes import Outcome, Passes
+from vlmerge_cli.steps.ranking import CHUNK, recalls
 from vlmerge_cli.tasks.itc import half
-from vlmerge_cli.tasks.passes import Outcome, Passes
-from vlmerge_cli.tasks.ranking import CHUNK, recalls
 from vlmerge_cli.tasks.task import Task
 
 

@@ -12,9 +12,9 @@ from vlmerge_cli import ranks
 from vlmerge_cli.data.batch import Batch
 from vlmerge_cli.data.masking import IGNORE
 from vlmerge_cli.data.sources import DataSet
-from vlmerge_cli.tasks.evaluation import Evaluation, Scores, image_of, percent, shared_total
-from vlmerge_cli.tasks.gather import total
-from vlmerge_cli.tasks.passes import Outcome, Passes, share, widened
+from vlmerge_cli.steps.across_ranks import total
+from vlmerge_cli.steps.evaluation import Evaluation, Scores, image_of, percent, shared_total
+from vlmerge_cli.steps.passes import Outcome, Passes, share, widened
 from vlmerge_cli.tasks.task import Task
 
 

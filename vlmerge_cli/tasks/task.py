@@ -10,9 +10,9 @@ from vlmerge_cli.data.samples import Kind
 from vlmerge_cli.data.sources import DataSet
 from vlmerge_cli.errors import UsageError, nearest
 from vlmerge_cli.model.config import ModelConfig
+from vlmerge_cli.steps.evaluation import Evaluation, Scores
+from vlmerge_cli.steps.passes import Outcome, Passes
 from vlmerge_cli.tasks import MEASURES, TASKS
-from vlmerge_cli.tasks.evaluation import Evaluation, Scores
-from vlmerge_cli.tasks.passes import Outcome, Passes
 
 
 class Measure:

@@ -13,8 +13,8 @@ from vlmerge_cli.data.answers import normalise
 from vlmerge_cli.data.batch import Batch
 from vlmerge_cli.data.samples import Question
 from vlmerge_cli.data.sources import DataSet
-from vlmerge_cli.tasks.evaluation import Evaluation, Scores, image_of, percent, text_of
-from vlmerge_cli.tasks.passes import Outcome, Passes, widened
+from vlmerge_cli.steps.evaluation import Evaluation, Scores, image_of, percent, text_of
+from vlmerge_cli.steps.passes import Outcome, Passes, widened
 from vlmerge_cli.tasks.task import Task
 
 ENOUGH = 3  # other annotators who say the same

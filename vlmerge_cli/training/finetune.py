@@ -21,19 +21,19 @@ from vlmerge_cli.data.tokenizer import load as load_tokenizer
 from vlmerge_cli.model import heads
 from vlmerge_cli.model.vlmodel import VLModel
 from vlmerge_cli.model.weights import load_weights
-from vlmerge_cli.tasks.evaluation import Look
-from vlmerge_cli.tasks.gather import Gradients
-from vlmerge_cli.tasks.noise import Noise
-from vlmerge_cli.tasks.passes import Passes
+from vlmerge_cli.steps.across_ranks import Gradients
+from vlmerge_cli.steps.evaluation import Look
+from vlmerge_cli.steps.noise import Noise
+from vlmerge_cli.steps.passes import Passes
 from vlmerge_cli.tasks.task import Task, task
-from vlmerge_cli.training.config import AUGMENTS, Saving
 from vlmerge_cli.training.finetune_config import FinetuneConfig
-from vlmerge_cli.training.folder import prepare, save_model
 from vlmerge_cli.training.log import Log
 from vlmerge_cli.training.loop import Phase, Trainer, typed
 from vlmerge_cli.training.optim import multiplier_of
 from vlmerge_cli.training.parallel import parallelize
+from vlmerge_cli.training.pretrain_config import AUGMENTS, Saving
 from vlmerge_cli.training.reach import freeze_unreached
+from vlmerge_cli.training.run_folder import prepare, save_model
 from vlmerge_cli.training.scoring import Question, evaluation_of, first, open_split
 from vlmerge_cli.training.start import Start, look
 from vlmerge_cli.training.state import position_of

@@ -12,7 +12,15 @@ from vlmerge_cli.errors import UsageError
 from vlmerge_cli.model.config import preset
 from vlmerge_cli.tasks import TASKS
 from vlmerge_cli.tasks.task import task
-from vlmerge_cli.training.config import Optimizer, RunConfig, Settings, chosen_settings, nested, over, validated
+from vlmerge_cli.training.pretrain_config import (
+    Optimizer,
+    RunConfig,
+    Settings,
+    chosen_settings,
+    nested,
+    over,
+    validated,
+)
 from vlmerge_cli.training.start import Start, is_built_in
 
 

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from vlmerge_cli import console, ranks
 from vlmerge_cli.data.batch import Batch
 from vlmerge_cli.errors import TrainingError
-from vlmerge_cli.tasks.gather import mean
+from vlmerge_cli.steps.across_ranks import mean
 from vlmerge_cli.training import state
-from vlmerge_cli.training.config import Optimizer as OptimizerSettings
-from vlmerge_cli.training.config import Saving
 from vlmerge_cli.training.log import Log
 from vlmerge_cli.training.optim import clip_gradients, make_optimizer
 from vlmerge_cli.training.parallel import finish_gradients, without_sync
+from vlmerge_cli.training.pretrain_config import Optimizer as OptimizerSettings
+from vlmerge_cli.training.pretrain_config import Saving
 from vlmerge_cli.training.schedule import set_rate
 from vlmerge_cli.training.state import Position
 

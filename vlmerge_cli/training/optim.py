@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Optimizer
 
-from vlmerge_cli.training.config import Optimizer as Settings
+from vlmerge_cli.training.pretrain_config import Optimizer as Settings
 
 
 def decays(name: str, parameter: nn.Parameter) -> bool:

@@ -26,18 +26,18 @@ from vlmerge_cli.data.transforms import NONE
 from vlmerge_cli.model.config import ModelConfig
 from vlmerge_cli.model.vlmodel import VLModel
 from vlmerge_cli.model.weights import load_weights
+from vlmerge_cli.steps.noise import Noise
+from vlmerge_cli.steps.passes import Outcome, Passes
 from vlmerge_cli.tasks.itc import itc
 from vlmerge_cli.tasks.itm import Negatives, itm
 from vlmerge_cli.tasks.mlm import mlm
-from vlmerge_cli.tasks.noise import Noise
-from vlmerge_cli.tasks.passes import Outcome, Passes
 from vlmerge_cli.training import state
-from vlmerge_cli.training.config import AUGMENTS, Objectives, PretrainConfig
-from vlmerge_cli.training.folder import prepare, save_model
 from vlmerge_cli.training.log import Log
 from vlmerge_cli.training.loop import Phase, Trainer, typed
 from vlmerge_cli.training.parallel import parallelize
+from vlmerge_cli.training.pretrain_config import AUGMENTS, Objectives, PretrainConfig
 from vlmerge_cli.training.reach import freeze_unreached
+from vlmerge_cli.training.run_folder import prepare, save_model
 
 CONFIG_NAME = "pretrain.yaml"
 OBJECTIVE: dict[str, Callable[[Passes], Outcome]] = {"itc": itc, "itm": itm, "mlm": mlm}

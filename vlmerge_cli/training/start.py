@@ -11,7 +11,7 @@ from vlmerge_cli.data.answers import AnswerVocabulary
 from vlmerge_cli.data.sources import BUILT_IN, parse
 from vlmerge_cli.model.config import ModelConfig, preset
 from vlmerge_cli.model.hub import config_of
-from vlmerge_cli.model.source import open_source
+from vlmerge_cli.model.torch_source import open_source
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,147 @@
+"""Distances between two experts of a checkpoint: which tensors they are over, and what the sums come to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from vlmerge_cli.checkpoint.dtypes import is_float, is_parameter
+from vlmerge_cli.checkpoint.reader import Checkpoint
+from vlmerge_cli.distances.scan import Piece, Sums, pieces_of, scan
+from vlmerge_cli.errors import PlanError, UsageError, joined, nearest
+from vlmerge_cli.layouts.layout import Slot
+from vlmerge_cli.layouts.survey import Survey
+from vlmerge_cli.metrics import METRICS
+
+#: What a row may stand for; the key that a slot falls under.
+GROUPINGS: dict[str, Callable[[Slot], str]] = {
+    "layer": lambda slot: f"layer {slot.layer}",
+    "module": lambda slot: slot.module,
+    "slot": lambda slot: slot.label,
+}
+
+
+@dataclass(frozen=True)
+class Distance:
+    """The four distances over ``num_weights`` pairs of entries."""
+
+    at: str
+    num_weights: int
+    l2: float
+    cosine: float
+    ssd: float
+    tssd: float
+
+
+@dataclass(frozen=True)
+class Distances:
+    """Between two experts: of the whole, and row by row, the worst first (by TSSD, then SSD)."""
+
+    pair: tuple[str, str]
+    whole: Distance
+    rows: tuple[Distance, ...]
+
+
+def pairs(survey: Survey) -> list[tuple[str, str]]:
+    """Every pair of experts that some layer has, in the layout's order."""
+    names = list(survey.layout.experts)
+    return [
+        (a, b)
+        for i, a in enumerate(names)
+        for b in names[i + 1 :]
+        if any({a, b} <= set(its) for its in survey.experts.values())
+    ]
+
+
+def parse_pair(text: str, survey: Survey) -> tuple[str, str]:
+    """``v,l`` as a pair of experts that exist together. Raises UsageError."""
+    known = {",".join(pair): pair for pair in pairs(survey)}
+    turned = ",".join(reversed([part.strip() for part in text.split(",")]))
+    found = known.get(text.replace(" ", "")) or known.get(turned)
+    if found is None:
+        raise UsageError(f"--pair {text}: no layer has both", fix=nearest(text, [*known, "all"]))
+    return found
+
+
+def measure(
+    checkpoint: Checkpoint,
+    survey: Survey,
+    pair: tuple[str, str],
+    by: str = "layer",
+    truncate: float = 0.5,
+    weights_only: bool = False,
+    threads: int = 2,
+    advance: Callable[[int], object] = lambda _: None,
+    device: str = "cpu",
+) -> Distances:
+    """Distances over all per-expert tensors of the blocks, biases and norms included unless ``weights_only``.
+
+    ``truncate`` is the share of entries that TSSD zeroes in each vector: k = floor(truncate · n), ties at the
+    threshold included. Raises PlanError for experts that do not fit together, MergeError for NaN or infinity.
+    """
+    pieces = _pieces(checkpoint, survey, pair, weights_only)
+    slots = scan(checkpoint, pieces, truncate, threads, advance, device)
+    rows: dict[str, Sums] = {}
+    for slot, sums in slots.items():
+        at = GROUPINGS[by](slot)
+        rows[at] = rows.get(at, Sums()) + sums
+    table = [_distance(at, sums) for at, sums in rows.items()]
+    worst_first = sorted(table, key=lambda row: (-row.tssd, -row.ssd))
+    return Distances(pair, _distance("all", sum(slots.values(), Sums())), tuple(worst_first))
+
+
+def parse_limits(limits: Iterable[str]) -> dict[str, float]:
+    """``tssd=0.02`` as a metric and its limit. Raises UsageError."""
+    found = {}
+    for limit in limits:
+        name, _, text = limit.partition("=")
+        if name not in METRICS:
+            raise UsageError(f"--fail-above {limit}", fix=nearest(name, METRICS))
+        try:
+            found[name] = float(text)
+        except ValueError:
+            found[name] = math.nan
+        if math.isnan(found[name]):
+            raise UsageError(f"--fail-above {limit}", fix=f"write it as {name}=0.02")
+    return found
+
+
+def gate(distances: Distances, limits: Mapping[str, float]) -> list[str]:
+    """A sentence for every limit that the whole exceeds."""
+    values = {name: getattr(distances.whole, name) for name in limits}
+    pair = ",".join(distances.pair)
+    return [
+        f"{name} of {pair} is {values[name]:.6g}, above {most:g}"
+        for name, most in limits.items()
+        if values[name] > most
+    ]
+
+
+def _pieces(checkpoint: Checkpoint, survey: Survey, pair: tuple[str, str], weights_only: bool) -> list[Piece]:
+    problems = survey.problems()
+    pieces: list[Piece] = []
+    compared = False
+    order = {key: place for place, key in enumerate(checkpoint.tensors)}
+    for slot, keys in sorted(survey.groups.items(), key=lambda item: min(order[k] for k in item[1].values())):
+        if not set(pair) <= set(keys) or (weights_only and slot.kind != "linear"):
+            continue
+        one, two = (checkpoint.tensors[keys[expert]] for expert in pair)
+        if one.shape != two.shape:
+            problems.append(f"layer {slot.layer} {slot.name}: {pair[0]} is {one.shape}, {pair[1]} is {two.shape}")
+        elif unfit := [t.dtype for t in (one, two) if is_parameter(t.dtype) and not is_float(t.dtype)]:
+            problems.append(f"layer {slot.layer} {slot.name}: {unfit[0]} can be copied, not measured")
+        elif is_float(one.dtype) and is_float(two.dtype):
+            compared = True
+            pieces += pieces_of(slot, (keys[pair[0]], keys[pair[1]]), one.num_elements)
+    if not compared and not problems:
+        problems.append(
+            "nothing to compare: " + ("no linear weight" if weights_only else "no slot") + " has both experts"
+        )
+    if problems:
+        raise PlanError(f"cannot measure:\n  {joined(problems)}", where=checkpoint.name)
+    return pieces
+
+
+def _distance(at: str, sums: Sums) -> Distance:
+    return Distance(at, sums.ssd.count, sums.pairwise.l2, sums.pairwise.cosine, sums.ssd.value, sums.tssd.value)

@@ -1,0 +1,236 @@
+"""Grams of a checkpoint of our own family over image-text data: open both, choose examples, run, write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vlmerge_cli import console, devices, ranks
+from vlmerge_cli.checkpoint.reader import Checkpoint, open_checkpoint
+from vlmerge_cli.checkpoint.writer import Target
+from vlmerge_cli.data import tokenizer
+from vlmerge_cli.data.bad import BadSamples
+from vlmerge_cli.data.draws import generator
+from vlmerge_cli.data.loader import Loader
+from vlmerge_cli.data.prepare import Form
+from vlmerge_cli.data.shapes.options import ShapesOptions
+from vlmerge_cli.data.sources import DataSet, open_data
+from vlmerge_cli.errors import DataError, PlanError, UsageError, nearest
+from vlmerge_cli.grams import expert_inputs, gram_file, rounds
+from vlmerge_cli.grams.collector import Collector
+from vlmerge_cli.grams.gram_file import sibling_grams
+from vlmerge_cli.layouts.layout import Layout
+from vlmerge_cli.layouts.survey import find
+from vlmerge_cli.model.vlmodel import VLModel
+
+PRECISIONS = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Choices:
+    """How Grams are collected; the defaults are those of the command."""
+
+    data: tuple[str, ...] = ()
+    split: str = "train"
+    num_examples: int = 4096  # 0: all
+    batch_size: int = 32
+    passes: tuple[str, ...] = expert_inputs.PASSES
+    include_padding: bool = False
+    precision: str = "float32"
+    tokenizer: str | None = None
+    seed: int = 0
+    max_memory_bytes: int | None = None
+    device: str = "auto"
+    threads: int | None = None
+    num_workers: int = 0
+    max_bad_ratio: float = 0.01
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise UsageError(f"--precision {self.precision}", fix=nearest(self.precision, PRECISIONS))
+
+
+def gather(name: str, target: Target, choices: Choices, layout: Layout | None = None, quiet: bool = False) -> Any:
+    """Collect and write; returns what the file says about itself. Raises every error of the things it opens."""
+    target.check()
+    with open_checkpoint(name) as opened:
+        survey, _ = find(opened.tensors, layout, name)
+        if not survey.groups:
+            raise PlanError("the checkpoint is modality-agnostic already: no slot has more than one expert", where=name)
+        digest, vocabulary = opened.fingerprint(), choices.tokenizer or recorded_tokenizer(opened)
+        shapes = recorded_shapes(opened)
+    device = devices.for_model(choices.device)
+    model = VLModel.from_pretrained(name).to(device, PRECISIONS[choices.precision]).eval()
+    data = _examples(choices, _form(model, vocabulary, choices), model, shapes)
+    job = rounds.Job(
+        model, survey.layout, target, digest, _about(choices, data, vocabulary), _products(choices),
+        choices.include_padding, choices.max_memory_bytes, workers=_workers(choices), resume=choices.resume,
+    )  # fmt: skip
+    with _model_threads(choices):
+        described = rounds.run(job, data, quiet)
+    if data.bad.num_bad:
+        console.warn(data.bad.report())
+    missing = expert_inputs.without_tokens_of(survey, described["tokens"])
+    if missing:
+        console.warn(f"no Gram for {'; '.join(missing)}: no token reaches it in the passes {', '.join(choices.passes)}")
+    return described
+
+
+def recorded_tokenizer(opened: Checkpoint) -> str | None:
+    """The vocabulary that came with a checkpoint, if one did."""
+    recorded = opened.about().get("tokenizer")
+    if isinstance(recorded, str):
+        return recorded
+    folder = opened.folder
+    if folder is not None and any((folder / name).exists() for name in ("tokenizer.json", "vocab.txt")):
+        return str(folder)
+    return None
+
+
+def recorded_shapes(opened: Checkpoint) -> dict[str, Any]:
+    """Options of the built-in data set that a checkpoint was trained on, so that it is the same one again."""
+    run = opened.about().get("run")
+    found = run.get("shapes") if isinstance(run, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+@dataclass(frozen=True)
+class _Examples:
+    """This rank's batches: every ``world_size``-th of those of the chosen examples."""
+
+    model: VLModel
+    data: DataSet
+    chosen: NDArray[np.int64]
+    form: Form
+    choices: Choices
+    bad: BadSamples
+
+    @property
+    def num_batches(self) -> int:
+        return -(-len(self.chosen) // self.choices.batch_size)
+
+    @property
+    def num(self) -> int:
+        return len(range(ranks.rank(), self.num_batches, ranks.world_size()))
+
+    def run(self, first: int, collector: Collector) -> Iterator[None]:
+        size, model = self.choices.batch_size, self.model
+        parameter = next(model.parameters())
+        starts = [n * size for n in range(ranks.rank(), self.num_batches, ranks.world_size())][first:]
+        if not starts:
+            return
+        wanted = np.concatenate([self.chosen[start : start + size] for start in starts])
+        loader = Loader(
+            self.data.only(wanted), self.form, size, training=False, num_workers=self.choices.num_workers,
+            device=parameter.device, bad=self.bad, rank=0, world_size=1,
+        )  # fmt: skip
+        for batch in loader.all():
+            keep = batch.valid
+            image = torch.zeros(0) if batch.image is None else batch.image[keep].to(parameter.dtype)
+            ids = None if batch.text is None else batch.text[keep]
+            mask = None if batch.text_mask is None else batch.text_mask[keep]
+            if bool(keep.any()):
+                expert_inputs.run(model, ids, mask, image, self.choices.passes, collector)
+            yield
+
+
+def _form(model: VLModel, vocabulary: str | None, choices: Choices) -> Form:
+    """What the model takes, without anything random."""
+    config = model.config
+    needs_text, needs_image = set(choices.passes) - {"image"}, set(choices.passes) - {"text"}
+    words = None
+    if needs_text:
+        words = _tokenizer(config.vocab_size, config.max_text_tokens, vocabulary)
+    return Form(image_px=config.image_px if needs_image else 0, tokenizer=words)
+
+
+def _tokenizer(vocab_size: int, length_tokens: int, vocabulary: str | None) -> tokenizer.Tokenizer:
+    """The named vocabulary, or the one whose size is the model's: the bundled one or BERT's."""
+    if vocabulary is None:
+        bundled = tokenizer.load("bundled", length_tokens)
+        if bundled.size <= vocab_size < 2 * bundled.size:
+            return bundled
+        vocabulary = "bert-base-uncased"
+    found = tokenizer.load(vocabulary, length_tokens)
+    if found.size > vocab_size:
+        what = f"the vocabulary {vocabulary} has {found.size} words, the model {vocab_size}"
+        raise DataError(what, fix="name the model's own: --tokenizer FILE|REPOSITORY|bundled")
+    return found
+
+
+def _examples(choices: Choices, form: Form, model: VLModel, shapes: Mapping[str, Any]) -> _Examples:
+    """A random choice of the data, the same on every rank, in the order in which it is stored."""
+    bad = BadSamples(choices.max_bad_ratio)
+    options = ShapesOptions(**{"image_px": model.config.image_px, **shapes})
+    data = open_data(choices.data, "pairs", choices.split, bad, shapes=options)
+    total = len(data)
+    number = min(choices.num_examples or total, total)
+    chosen = np.sort(generator(choices.seed, "grams").permutation(total)[:number])
+    return _Examples(model, data, chosen, form, choices, bad)
+
+
+def _about(choices: Choices, data: _Examples, vocabulary: str | None) -> dict[str, Any]:
+    """How the Grams were made: kept in the file, and compared when a collection is resumed."""
+    return {
+        "data": [_portable(text) for text in choices.data],
+        "split": choices.split,
+        "num_examples": len(data.chosen),
+        "batch_size": choices.batch_size,
+        "passes": list(choices.passes),
+        "precision": choices.precision,
+        "seed": choices.seed,
+        **({"tokenizer": Path(vocabulary).name} if vocabulary else {}),
+    }
+
+
+def _portable(text: str) -> str:
+    """A source without the folders it lies in on this machine."""
+    name, equals, path = text.rpartition("=")
+    return name + equals + Path(path).name if Path(path).is_absolute() else text
+
+
+def _products(choices: Choices) -> str:
+    """What products are made in: bfloat16 activations are widened to float32."""
+    return "float64" if choices.precision == "float64" else "float32"
+
+
+def _workers(choices: Choices) -> int:
+    """Threads that make Grams: half of those there are (the two kinds of work are nearly equal), on the CPU."""
+    return max(1, (choices.threads or devices.num_cpus()) // 2)
+
+
+@contextmanager
+def _model_threads(choices: Choices) -> Iterator[None]:
+    """The other half of the threads for the model."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, (choices.threads or devices.num_cpus()) - _workers(choices)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def gather_beside(name: str, layout: Layout | None, device: str, quiet: bool) -> None:
+    """Grams of a checkpoint that records its data, in the file where a merge looks for them; announced.
+
+    Raises PlanError when the data is not at hand.
+    """
+    with open_checkpoint(name) as opened:
+        path, data = sibling_grams(opened), gram_file.recorded_data(opened)
+    choices = Choices(data=data, device=device)
+    if not quiet:
+        console.say(f"no Gram matrices beside {name}: collecting {path.name} on {', '.join(data)}")
+    try:
+        gather(name, Target(path), choices, layout, quiet)
+    except DataError as error:
+        fix = f"collect them on other data: vlmerge grams {name} --data SOURCE"
+        what = f"no Gram matrices, and the data of the checkpoint cannot be used: {error.what}"
+        raise PlanError(what, where=error.where, fix=fix) from None
