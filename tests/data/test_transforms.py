@@ -9,7 +9,7 @@ from PIL import Image
 from vlmerge_cli.data.bad import BadSample
 from vlmerge_cli.data.draws import generator
 from vlmerge_cli.data.samples import FileImage
-from vlmerge_cli.data.transforms import NONE, Augment, Crop, draw_crop, load_image, load_mask, normalised
+from vlmerge_cli.data.transforms import CENTRE, NONE, Augment, Crop, draw_crop, load_image, load_mask, normalised
 from vlmerge_cli.errors import UsageError
 
 
@@ -129,3 +129,8 @@ def test_a_jpeg_in_memory_is_not_needed_twice(tmp_path, jpeg):
     assert np.array_equal(load_image(image, 16, NONE, generator(0))[0], first)
     assert np.array_equal(first, np.asarray(Image.open(io.BytesIO(path.read_bytes()))).transpose(2, 0, 1))
     assert math.prod(first.shape) == 768
+
+
+def test_the_centre_view_is_what_resizing_to_256_and_cropping_224_gives():
+    crop = draw_crop(np.random.default_rng(0), 500, 375, CENTRE)
+    assert crop[:4] == (85.9375, 23.4375, 414.0625, 351.5625)  # 375 · 224 / 256 = 328.125 px in the middle

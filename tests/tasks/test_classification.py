@@ -47,3 +47,15 @@ def test_the_loss_smooths_its_labels_and_uses_the_vision_expert_alone() -> None:
     assert not any(
         f".{part}.{expert}." in name for name in touched for part in ("attn", "mlp") for expert in ("l", "vl")
     )
+
+
+def test_the_loss_of_mixed_images_is_shared_by_both_labels() -> None:
+    model = build(micro("specific", heads=("classification",), drop_path=0.0, dropout=0.0)).double()
+    share, other = torch.tensor([0.3, 1.0, 0.6, 0.0]), torch.tensor([3, 0, 1, 1])
+    plain = replace(helpers.batch(4), target=torch.tensor([0, 3, 1, 2]))
+    task = Classification()
+    logits = model.classify(model.image(plain.image)).float()
+    own, others = (torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1, reduction="none")
+                   for labels in (plain.target, other))  # fmt: skip
+    loss = task.loss(helpers.passes(model, replace(plain, mix_share=share, other_target=other))).loss
+    assert loss.item() == pytest.approx((share * own + (1 - share) * others).mean().item(), rel=1e-5)

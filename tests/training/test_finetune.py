@@ -6,6 +6,7 @@ import json
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -214,3 +215,14 @@ def test_settings_are_kept_with_the_weights(tune: Callable[..., Path], made: Cal
     notes = json.loads(next(made("vqa").glob("*train2014_annotations.json")).read_text())["annotations"]
     assert len(about["answers"]) == look(run).config.num_answers <= 30
     assert set(about["answers"]) & {note["multiple_choice_answer"] for note in notes}
+
+
+def test_a_head_is_scored_on_the_view_that_it_was_trained_for(
+    tune: Callable[..., Path], made: Callable[[str], Path]
+) -> None:
+    run = tune("run", "classification", view="centre", augment="beit")
+    asked = Question("classification", (str(made("classification")),))
+    assert look(run).view == "centre"
+    assert score(str(run), asked).scores.values == losses(run, "validation")[-1]
+    whole = score(str(run), replace(asked, view="whole")).scores
+    assert whole.predictions != score(str(run), asked).scores.predictions

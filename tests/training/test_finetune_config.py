@@ -21,7 +21,7 @@ def of(start: Start, sets: list[str] | None = None, **given: object) -> Finetune
 @pytest.mark.parametrize(
     ("task", "image_px", "lr", "batch_size", "epochs"),
     [("vqa", 480, 3e-5, 128, 10), ("retrieval", 384, 6.25e-6, 640, 20), ("nlvr2", 384, 5e-5, 128, 10),
-     ("flickr30k", 384, 6.25e-7, 128, 40), ("classification", 224, 2e-5, 512, 30)],
+     ("flickr30k", 384, 6.25e-7, 128, 40), ("classification", 224, 4e-3, 1024, 100)],
 )  # fmt: skip
 def test_defaults_of_base_are_the_published_ones(
     task: str, image_px: int, lr: float, batch_size: int, epochs: int

@@ -88,14 +88,18 @@ def test_scores_of_two_processes_are_those_of_one(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("task", "parallel"), [("retrieval", "ddp"), ("segmentation", "ddp"), ("nlvr2", "fsdp")])
+@pytest.mark.parametrize(
+    ("task", "parallel", "augment"),
+    [("retrieval", "ddp", "none"), ("segmentation", "ddp", "none"), ("nlvr2", "fsdp", "none"),
+     ("classification", "ddp", "beit")],
+)  # fmt: skip
 def test_losses_of_two_processes_are_those_of_one(
-    task: str, parallel: str, made: Callable[[str], Path], checkpoint: Path, tmp_path: Path
+    task: str, parallel: str, augment: str, made: Callable[[str], Path], checkpoint: Path, tmp_path: Path
 ) -> None:
     given: dict[str, Any] = {
         "task": task, "checkpoint": str(checkpoint), "data": [str(made(task))], "steps": 4, "batch_size": 8,
         "precision": "float64", "parallel": parallel, "drop": 0.1, "saving.log_every": 1, "saving.validate_every": 2,
-        "chunk_size": 6,
+        "chunk_size": 6, "augment": augment,
     }  # fmt: skip
     config = load(look(checkpoint), None, given, [])
     alone = finetune(Run(config, tmp_path / "alone"))

@@ -26,3 +26,12 @@ def test_groups_have_their_multiplier() -> None:
     optimizer = torch.optim.AdamW([{"params": [parameter]}, {"params": [other], "multiplier": 10.0}])
     assert set_rate(optimizer, 0.5, 0, 4, 0.5) == 0.25
     assert [group["lr"] for group in optimizer.param_groups] == [0.25, 2.5]
+
+
+def test_cosine_decay() -> None:
+    rates = [factor(step, 100, 0.1, "cosine") for step in range(100)]
+    assert rates[:10] == [factor(step, 100, 0.1) for step in range(10)]
+    assert rates[10] == 1
+    assert rates[55] == pytest.approx(0.5)
+    assert rates[-1] < 4e-4
+    assert all(a > b for a, b in pairwise(rates[10:]))

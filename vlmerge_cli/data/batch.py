@@ -36,6 +36,10 @@ class Batch:
     target: Tensor | None = None  # (B, answers) float32 soft scores; (B,) or (B, S, S) int64 labels
     augment_codes: Tensor | None = None  # (B, images, N) int64, RandAugment yet to be done
     augment_amounts: Tensor | None = None  # (B, images, N) float32
+    erase_box: Tensor | None = None  # (B, 5) int64, random erasing yet to be done
+    mix_box: Tensor | None = None  # (B, 4) int64, mixup or CutMix yet to be done
+    mix_share: Tensor | None = None  # (B,) float32, how much of the loss is for ``target``, the rest for the other
+    other_target: Tensor | None = None  # (B,) int64, label of the sample that this one is mixed with
     problems: tuple[Problem, ...] = ()  # samples that could not be read and were replaced
 
     def __len__(self) -> int:

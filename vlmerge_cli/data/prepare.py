@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vlmerge_cli.data import randaugment
+from vlmerge_cli.data import erasing, mixing, randaugment
 from vlmerge_cli.data.answers import AnswerVocabulary
 from vlmerge_cli.data.bad import BadSample, Problem
 from vlmerge_cli.data.batch import Batch
@@ -127,6 +127,10 @@ class Prepare:
                 drawn.append(randaugment.draw(rng, augment.num_ops, augment.magnitude))
             if isinstance(sample, Masked):
                 made["target"] = labels_of(load_mask(sample.mask, size, crop), self.form.num_classes)
+        if augment.erase:
+            made["erase_box"] = erasing.draw(rng, size, augment.erase)
+        if (augment.mixup or augment.cutmix) and isinstance(sample, Labelled):
+            made["mix_share"], made["mix_box"] = mixing.draw(rng, size, augment.mixup, augment.cutmix)
         if drawn:
             made["augment_codes"] = np.stack([codes for codes, _ in drawn])
             made["augment_amounts"] = np.stack([amounts for _, amounts in drawn])
@@ -172,11 +176,25 @@ def augmented(batch: Batch) -> Batch:
     return replace(changed, image2=randaugment.apply(batch.image2, codes[:, 1], amounts[:, 1]))
 
 
+def mixed(batch: Batch) -> Batch:
+    """Random erasing, then mixup and CutMix, as they were drawn for a batch; images as floats."""
+    image, target = batch.image, batch.target
+    if image is not None and batch.erase_box is not None:
+        image = erasing.apply(image, batch.erase_box)
+    if image is None or target is None or batch.mix_share is None or batch.mix_box is None:
+        return replace(batch, image=image, erase_box=None)
+    image = mixing.apply(image, batch.mix_share, batch.mix_box)
+    other = target[mixing.neighbours(len(batch)).to(target.device)]
+    return replace(batch, image=image, erase_box=None, mix_box=None, other_target=other)
+
+
 def finished(batch: Batch) -> Batch:
-    """Float images in [-1, 1], RandAugment done."""
+    """Float images in [-1, 1], everything done that was drawn for them."""
     batch = augmented(batch)
-    return replace(
-        batch,
-        image=None if batch.image is None else normalised(batch.image),
-        image2=None if batch.image2 is None else normalised(batch.image2),
+    return mixed(
+        replace(
+            batch,
+            image=None if batch.image is None else normalised(batch.image),
+            image2=None if batch.image2 is None else normalised(batch.image2),
+        )
     )

@@ -29,7 +29,9 @@ class Augment:
 
     A crop takes a share of the area within ``crop_scale`` at an aspect (width / height) within
     ``crop_aspect``, log-uniform; ``flip`` is a probability; ``num_ops`` RandAugment operations of
-    ``magnitude`` (of 10) follow, each applied with probability 1/2.
+    ``magnitude`` (of 10) follow, each applied with probability 1/2. ``erase`` is the probability of random erasing,
+    ``mixup`` and ``cutmix`` are the α of theirs, for images with one label; 0 leaves them out.
+    ``centre`` above 0 takes the square in the middle, with this share of the shorter side, and draws no crop.
     """
 
     crop_scale: tuple[float, float] = (0.5, 1.0)
@@ -37,6 +39,10 @@ class Augment:
     flip: float = 0.5
     num_ops: int = 2
     magnitude: int = 7
+    erase: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    centre: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
@@ -45,12 +51,18 @@ class Augment:
             raise UsageError(f"crop_aspect {self.crop_aspect} is not a range", fix="e.g. (0.75, 1.33)")
         if not (0 <= self.flip <= 1 and self.num_ops >= 0 and 0 <= self.magnitude <= 10):
             raise UsageError("flip is a probability, num_ops 0 or more, magnitude 0 to 10")
+        if not (0 <= self.erase <= 1 and 0 <= self.centre <= 1 and self.mixup >= 0 and self.cutmix >= 0):
+            raise UsageError("erase and centre are within [0, 1], mixup and cutmix 0 or more")
 
 
 PUBLISHED = Augment()
+# BEiT's fine-tuning on ImageNet-1k, whose RandAugment has more operations and whose magnitudes vary.
+BEIT = Augment(crop_scale=(0.08, 1.0), magnitude=9, erase=0.25, mixup=0.8, cutmix=1.0)
 NONE = Augment(crop_scale=(1.0, 1.0), crop_aspect=(1.0, 1.0), flip=0.0, num_ops=0)
 # Small shifts and zooms that keep "left of" true and every thing in sight: for the built-in data set.
 LIGHT = Augment(crop_scale=(0.85, 1.0), crop_aspect=(1.0, 1.0), flip=0.0, num_ops=0)
+# What evaluation sees: the shorter side at 256 px and of that the middle 224, as ImageNet is scored.
+CENTRE = Augment(crop_scale=(1.0, 1.0), crop_aspect=(1.0, 1.0), flip=0.0, num_ops=0, centre=224 / 256)
 
 
 class Crop(NamedTuple):
@@ -70,6 +82,10 @@ def draw_crop(rng: np.random.Generator, width_px: int, height_px: int, augment: 
     ``NONE`` gives the whole image, whatever its aspect, as evaluation does.
     """
     flip = bool(rng.random() < augment.flip)
+    if augment.centre:
+        side = augment.centre * min(width_px, height_px)
+        left, top = (width_px - side) / 2, (height_px - side) / 2
+        return Crop(left, top, left + side, top + side, flip)
     if augment.crop_scale == (1.0, 1.0) and augment.crop_aspect == (1.0, 1.0):
         return Crop(0, 0, width_px, height_px, flip)
     low, high = (math.log(aspect) for aspect in augment.crop_aspect)

@@ -168,7 +168,7 @@ def _starting_point(run: Run, make_start: Callable[[Path], object] | None) -> Pa
 def _question(config: FinetuneConfig) -> Question:
     return Question(
         config.task, config.data, "val", config.shapes, config.tokenizer, config.chunk_size, config.max_samples,
-        config.num_workers, config.precision, config.max_bad_ratio, config.check,
+        config.num_workers, config.precision, config.max_bad_ratio, config.check, config.view,
     )  # fmt: skip
 
 

@@ -59,6 +59,7 @@ class FinetuneConfig(RunConfig):
     max_bad_ratio: float = Field(0.0, ge=0, le=1)
     check: Literal["none", "exists", "whole"] = "exists"
     num_answers: int | None = Field(None, ge=1, description="VQA: the most frequent ones; None: all that occur 9 times")
+    view: Literal["whole", "centre"] = Field("whole", description="what evaluation sees of an image")
     restval: bool = Field(False, description="train on COCO's restval images too")
     gradients: Literal["all", "local"] = "all"
     optimizer: FinetuneOptimizer

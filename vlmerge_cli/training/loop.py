@@ -158,7 +158,12 @@ class Trainer:
         self.module.train()
         progress = (step - self.phase.first) / self.phase.num_steps
         rate = set_rate(
-            self._adamw, self.optimizer.lr, step - self.phase.first, self.phase.num_steps, self.optimizer.warmup
+            self._adamw,
+            self.optimizer.lr,
+            step - self.phase.first,
+            self.phase.num_steps,
+            self.optimizer.warmup,
+            self.optimizer.decay,
         )
         self._adamw.zero_grad(set_to_none=True)
         sums: dict[str, Tensor] = {}

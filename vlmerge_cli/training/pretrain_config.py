@@ -11,12 +11,14 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from vlmerge_cli.data.shapes.options import ShapesOptions
-from vlmerge_cli.data.transforms import LIGHT, NONE, PUBLISHED
+from vlmerge_cli.data.transforms import BEIT, CENTRE, LIGHT, NONE, PUBLISHED
 from vlmerge_cli.errors import UsageError, joined, nearest
 from vlmerge_cli.model.config import ARCHITECTURES, PRESETS, ModelConfig, preset
 from vlmerge_cli.tasks import OBJECTIVES
 
-AUGMENTS = {"none": NONE, "light": LIGHT, "published": PUBLISHED}
+AUGMENTS = {"none": NONE, "light": LIGHT, "published": PUBLISHED, "beit": BEIT}
+#: What evaluation sees of an image.
+VIEWS = {"whole": NONE, "centre": CENTRE}
 
 
 class Settings(BaseModel):
@@ -29,13 +31,14 @@ class Settings(BaseModel):
 
 
 class Optimizer(Settings):
-    """AdamW with linear warm-up and linear decay to 0 over each phase."""
+    """AdamW with linear warm-up and linear or cosine decay to 0 over each phase."""
 
     lr: float = Field(2e-4, gt=0)
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     warmup: float = Field(0.0125, ge=0, le=1, description="share of the phase's steps")
+    decay: Literal["linear", "cosine"] = "linear"
     clip: float = Field(0.0, ge=0, description="largest norm of the gradient; 0: any")
 
 
@@ -78,7 +81,7 @@ class RunConfig(Settings):
     data: tuple[str, ...] = ("shapes",)
     shapes: dict[str, Any] = Field(default_factory=dict, description="options of the built-in data set")
     changes: dict[str, Any] = Field(default_factory=dict, description="fields of the model's configuration")
-    augment: Literal["none", "light", "published"] = "published"
+    augment: Literal["none", "light", "published", "beit"] = "published"
     accumulate: int = Field(1, ge=1)
     seed: int = 1
     num_workers: int = Field(4, ge=0)

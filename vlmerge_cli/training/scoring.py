@@ -20,6 +20,7 @@ from vlmerge_cli.errors import UsageError
 from vlmerge_cli.model.vlmodel import VLModel
 from vlmerge_cli.steps.evaluation import Evaluation, Scores
 from vlmerge_cli.tasks.task import Measure, measure
+from vlmerge_cli.training.pretrain_config import VIEWS
 from vlmerge_cli.training.start import Start, look
 
 
@@ -38,6 +39,7 @@ class Question:
     precision: str = "float32"
     max_bad_ratio: float = 0.0
     check: Check = "exists"
+    view: str | None = None  # what is seen of an image (VIEWS); None: as the checkpoint's head was trained
 
 
 @dataclass(frozen=True)
@@ -100,5 +102,6 @@ def evaluation_of(
     if tokenizer.size > config.vocab_size:
         what = f"the tokenizer has {tokenizer.size} words, the model {config.vocab_size}"
         raise UsageError(what, fix="name the tokenizer that the model was trained with")
-    form = Form(config.image_px, tokenizer, num_classes=config.num_segments)
+    view = VIEWS.get(question.view or start.view, VIEWS["whole"])
+    form = Form(config.image_px, tokenizer, view, num_classes=config.num_segments)
     return Evaluation(model, data, form, question.chunk_size, question.num_workers, question.precision, bad, **more)

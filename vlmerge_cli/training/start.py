@@ -34,6 +34,12 @@ class Start:
         stored = self.about.get("answers")
         return None if stored is None else AnswerVocabulary(tuple(stored))
 
+    @property
+    def view(self) -> str:
+        """What evaluation saw of an image when its head was trained."""
+        run = self.about.get("run")
+        return str(run.get("view", "whole")) if isinstance(run, dict) else "whole"
+
     def shapes(self, data: tuple[str, ...]) -> dict[str, Any]:
         """Options of the built-in data set that it was trained on, where that is what ``data`` names."""
         run = self.about.get("run") or {}
