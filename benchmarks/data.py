@@ -26,7 +26,8 @@ from vlmerge_cli import records
 from vlmerge_cli.data.bad import BadSamples
 from vlmerge_cli.data.loader import Loader
 from vlmerge_cli.data.prepare import Form
-from vlmerge_cli.data.shapes.options import Part, ShapesOptions, folder
+from vlmerge_cli.data.shapes.cached import folder
+from vlmerge_cli.data.shapes.options import Part, ShapesOptions
 from vlmerge_cli.data.sources import DataSet, open_data
 from vlmerge_cli.data.tokenizer import load
 from vlmerge_cli.data.transforms import LIGHT, PUBLISHED

@@ -26,7 +26,7 @@ def invoke(*words: str | Path) -> Any:
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small built-in data set in its usual format."""
-    from vlmerge_cli.data.shapes.options import folder
+    from vlmerge_cli.data.shapes.cached import folder
 
     return folder(ShapesOptions(train=24, val=8, test=8), "coco", tmp_path_factory.mktemp("cache"))
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vlmerge_cli.data.shapes.options import ShapesOptions, folder
+from vlmerge_cli.data.shapes.cached import folder
+from vlmerge_cli.data.shapes.options import ShapesOptions
 
 
 @pytest.fixture(scope="session")

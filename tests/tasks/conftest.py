@@ -12,7 +12,8 @@ import pytest
 from tests.model.conftest import build, micro
 from vlmerge_cli.data.bad import BadSamples
 from vlmerge_cli.data.prepare import Form
-from vlmerge_cli.data.shapes.options import PART_OF, ShapesOptions, folder
+from vlmerge_cli.data.shapes.cached import folder
+from vlmerge_cli.data.shapes.options import PART_OF, ShapesOptions
 from vlmerge_cli.data.sources import open_data
 from vlmerge_cli.data.tokenizer import load
 from vlmerge_cli.model.vlmodel import VLModel

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from vlmerge_cli import records
-from vlmerge_cli.data.shapes.options import ShapesOptions, folder
+from vlmerge_cli.data.shapes.cached import folder
+from vlmerge_cli.data.shapes.options import ShapesOptions
 from vlmerge_cli.training.pretrain import Run, pretrain
 from vlmerge_cli.training.pretrain_config import PretrainConfig, load
 

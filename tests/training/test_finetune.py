@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 
 from tests.model.conftest import build
 from tests.training.conftest import losses
-from vlmerge_cli.data.shapes.options import PART_OF, ShapesOptions, folder
+from vlmerge_cli.data.shapes.cached import folder
+from vlmerge_cli.data.shapes.options import PART_OF, ShapesOptions
 from vlmerge_cli.errors import DataError, UsageError
 from vlmerge_cli.model.config import preset
 from vlmerge_cli.model.vlmodel import VLModel

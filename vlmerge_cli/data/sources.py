@@ -14,7 +14,8 @@ from vlmerge_cli.data.answers import AnswerVocabulary
 from vlmerge_cli.data.bad import BadSamples
 from vlmerge_cli.data.readers import open_reader
 from vlmerge_cli.data.samples import Kind, Reader, Sample
-from vlmerge_cli.data.shapes.options import PART_OF, ShapesOptions, folder
+from vlmerge_cli.data.shapes.cached import folder
+from vlmerge_cli.data.shapes.options import PART_OF, ShapesOptions
 from vlmerge_cli.data.shapes.scenes import Variant
 from vlmerge_cli.errors import UsageError
 

@@ -1,18 +1,14 @@
-"""What the built-in data set is made of, and the folder of each part of it, made when first needed."""
+"""What the built-in data set is made of: its parts, and the settings of each."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from hashlib import blake2b
-from pathlib import Path
 from typing import Literal, get_args
 
-from vlmerge_cli import ranks
-from vlmerge_cli.data.folder import cache_folder, whole_folder
 from vlmerge_cli.data.samples import Kind
 from vlmerge_cli.data.shapes.scenes import Variant
-from vlmerge_cli.errors import DataError, UsageError
+from vlmerge_cli.errors import UsageError
 
 VERSION = 1  # of what is written: a change to scenes, texts or files is a new number
 
@@ -20,7 +16,6 @@ Part = Literal["coco", "shards", "nlvr2", "classes", "ade20k"]
 PART_OF: dict[Kind, Part] = {
     "pairs": "coco", "questions": "coco", "statements": "nlvr2", "labels": "classes", "masks": "ade20k",
 }  # fmt: skip
-MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -53,28 +48,3 @@ class ShapesOptions:
 
     def manifest(self) -> str:
         return json.dumps({"version": VERSION, "options": asdict(self)}, sort_keys=True, indent=1) + "\n"
-
-
-def folder(options: ShapesOptions, part: Part, root: Path | None = None) -> Path:
-    """The folder of one part, below ``root`` (the cache folder); made first if it is not there.
-
-    Rank 0 makes it and the others wait. Raises DataError if a folder of that name holds something else.
-    """
-    digest = blake2b(options.manifest().encode(), digest_size=4).hexdigest()
-    name = f"{options.variant}-v{VERSION}-{options.image_px}px-{digest}"
-    final = (root or cache_folder()) / name / part
-    if not final.is_dir():
-        if ranks.is_main():
-            from vlmerge_cli.data.shapes.writer import write
-
-            with whole_folder(final) as made:
-                write(options, part, made)
-                (made / MANIFEST).write_text(options.manifest(), encoding="utf-8")
-        ranks.barrier()
-    try:
-        found = (final / MANIFEST).read_text(encoding="utf-8")
-    except OSError:
-        found = ""
-    if found != options.manifest():
-        raise DataError("not the data set that was asked for", where=str(final), fix="remove that folder")
-    return final

@@ -9,7 +9,8 @@ import pytest
 import webdataset
 from PIL import Image
 
-from vlmerge_cli.data.shapes.options import ShapesOptions, folder
+from vlmerge_cli.data.shapes.cached import folder
+from vlmerge_cli.data.shapes.options import ShapesOptions
 from vlmerge_cli.errors import DataError, UsageError
 
 PARTS = ("coco", "shards", "nlvr2", "classes", "ade20k")
@@ -23,7 +24,8 @@ def digests(root: Path) -> dict[str, str]:
 
 def test_another_process_writes_the_same_bytes(tmp_path: Path):
     code = (
-        "from pathlib import Path; from vlmerge_cli.data.shapes.options import ShapesOptions, folder\n"
+        "from pathlib import Path; from vlmerge_cli.data.shapes.cached import folder\n"
+        "from vlmerge_cli.data.shapes.options import ShapesOptions\n"
         f"[folder({TINY}, part, Path({str(tmp_path / 'b')!r})) for part in {PARTS}]"
     )
     root = Path(__file__).parents[3]
