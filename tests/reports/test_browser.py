@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.reports import fake
-from vlmerge_cli.reports import report
+from vlmerge_cli.reports import build
 
 pytest.importorskip("matplotlib")
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
@@ -27,9 +27,9 @@ ARGUMENTS = (
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> report.Written:
+def written(tmp_path_factory: pytest.TempPathFactory) -> build.Written:
     rows = fake.study(seeds=(1, 2))
-    return report.write(rows + fake.costs(rows), tmp_path_factory.mktemp("page"))
+    return build.write(rows + fake.costs(rows), tmp_path_factory.mktemp("page"))
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 @pytest.fixture
-def page(browser: Any, written: report.Written) -> Any:
+def page(browser: Any, written: build.Written) -> Any:
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     browser.get(written.page.as_uri())
     return browser
@@ -76,7 +76,7 @@ def heading(page: Any, table: str, place: int) -> Any:
     return page.find_element(By.CSS_SELECTOR, f"#{table} thead tr:last-child th:nth-child({place + 1}) button")
 
 
-def test_no_error_and_no_request_leaves_the_page(page: Any, written: report.Written) -> None:
+def test_no_error_and_no_request_leaves_the_page(page: Any, written: build.Written) -> None:
     page.execute_script("window.scrollTo(0, document.body.scrollHeight)")
     assert page.get_log("browser") == []
     events = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
@@ -86,7 +86,7 @@ def test_no_error_and_no_request_leaves_the_page(page: Any, written: report.Writ
     assert {url for url in asked if not url.startswith(("data:", "chrome:"))} == {written.page.as_uri()}
 
 
-def test_every_figure_is_drawn(page: Any, written: report.Written) -> None:
+def test_every_figure_is_drawn(page: Any, written: build.Written) -> None:
     """Each panel has a size, and something in it has one."""
     for figure in written.document.figures():
         sizes = page.execute_script(
@@ -174,11 +174,11 @@ def test_ink_and_paper_follow_the_scheme(name: str, dark: bool, page: Any) -> No
 
 
 def test_other_pages_open_without_an_error(browser: Any, tmp_path: Path) -> None:
-    from tests.reports.test_pages import merged, point, row
+    from tests.reports.pages.test_pages import merged, point, row
 
     rows = [point(30 + a, merged("interpolation", alpha=a)) for a in (0.0, 0.5, 1.0)] + [point(50, None)]
     rows += [row("train", step, loss=4.0 - step / 10) for step in (5, 10)] + [row("validation", 10, accuracy=60.0)]
-    written = report.write(rows, tmp_path)
+    written = build.write(rows, tmp_path)
     browser.get(written.page.as_uri())
     assert browser.get_log("browser") == []
     assert browser.execute_script("return document.querySelectorAll('.panels > svg').length") == 3

@@ -10,7 +10,7 @@ from vlmerge_cli import console
 from vlmerge_cli.flags.common import JsonOption
 
 if TYPE_CHECKING:
-    from vlmerge_cli.reports.report import Written
+    from vlmerge_cli.reports.build import Written
 
 
 def command(
@@ -26,9 +26,9 @@ def command(
     json: JsonOption = False,
 ) -> None:
     """Write RUN's records as one HTML page, Markdown, LaTeX, CSV tables and SVG and PNG figures."""
-    from vlmerge_cli.reports import report
+    from vlmerge_cli.reports import build
 
-    written = report.write(report.load(run), out or run / "report")
+    written = build.write(build.load(run), out or run / "report")
     if json:
         rows = [
             {"claim": v.claim, "source": v.source, "verdict": v.outcome,
@@ -43,10 +43,10 @@ def command(
 
 def show_written(written: "Written") -> None:
     """The verdicts of a report and where its page is."""
-    from vlmerge_cli.reports import report
+    from vlmerge_cli.reports import build
 
     if not written.has_figures:
-        console.warn(report.NO_FIGURES)
+        console.warn(build.NO_FIGURES)
     verdicts = list(written.document.verdicts())
     if verdicts:
         console.show_table("", ("claim of the paper", "verdict"), [(v.claim, v.outcome) for v in verdicts])

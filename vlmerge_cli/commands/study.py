@@ -46,7 +46,7 @@ def command(
     from vlmerge_cli import devices, ranks
     from vlmerge_cli.commands.report import show_written
     from vlmerge_cli.errors import TrainingError, UsageError, nearest
-    from vlmerge_cli.reports import report
+    from vlmerge_cli.reports import build
     from vlmerge_cli.study import estimate, grid, nodes, run, settings
 
     chosen = settings.load(preset, config, set_ or [])
@@ -81,7 +81,7 @@ def command(
         return
     failed = run.run(study, wanted, num_workers, seconds)
     if ranks.is_main():
-        written = report.write(report.load(folder), folder / "report")
+        written = build.write(build.load(folder), folder / "report")
         if json:
             console.show_json({"page": str(written.page), "records": str(folder / run.RECORDS), "failed": failed})
         else:

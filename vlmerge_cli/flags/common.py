@@ -64,11 +64,11 @@ def parse_bytes(text: str, flag: str) -> int:
 def write_report(found: Sequence[Record], out: Path, keep: bool = False) -> None:
     """The report of ``found`` in ``out``; with ``keep`` also the records, so that it can be made again."""
     from vlmerge_cli.data.folder import write_whole
-    from vlmerge_cli.reports import report
+    from vlmerge_cli.reports import build
 
     if keep:
         write_whole(out / "records.jsonl", "".join(record.to_json() + "\n" for record in found).encode())
-    written = report.write(found, out)
+    written = build.write(found, out)
     if not written.has_figures:
-        console.warn(report.NO_FIGURES)
+        console.warn(build.NO_FIGURES)
     console.say(f"report: {written.page}")

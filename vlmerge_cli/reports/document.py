@@ -139,8 +139,8 @@ class Items:
 class Finding:
     """What one score says of a claim: ``outcome``, and in ``numbers`` what it rests on.
 
-    ``gap`` is the mean over runs of what must be above ``least``, ``error`` its standard error. What stands
-    ``beside`` is a score of a kind that the paper does not have.
+    ``gap`` is the mean over runs of what must be above ``least``, ``error`` its standard error, and ``within`` how far
+    to both sides of it nothing is decided. What stands ``beside`` is a score of a kind that the paper does not have.
     """
 
     score: str
@@ -148,6 +148,7 @@ class Finding:
     numbers: str
     gap: float = math.nan
     error: float = math.nan
+    within: float = math.nan
     least: float = 0.0
     beside: bool = False
 

@@ -73,6 +73,3 @@ FOOTNOTE_4 = (50.5, 80.5)
 
 #: The setting that the paper calls "ours" in section 6.5.
 OURS_ALPHA = 0.75
-
-#: Gaps of up to 1.93 points "align closely" in Table 3: what counts as equal here.
-CLOSE = 2.0

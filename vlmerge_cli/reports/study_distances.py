@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from statistics import StatisticsError, correlation
 
-from vlmerge_cli.reports.judging import pearson
-from vlmerge_cli.reports.scores import Pick, Score, Study, Values
-
-METRICS = ("l2", "cosine", "ssd", "tssd")
-LABELS = {"l2": "L2", "cosine": "cosine", "ssd": "SSD", "tssd": "TSSD"}
-DIGITS = {"l2": 2, "cosine": 3, "ssd": 3, "tssd": 4}
+from vlmerge_cli.reports.labels import natural
+from vlmerge_cli.reports.study_records import Pick, Score, Study, Values
 
 
 @dataclass(frozen=True)
@@ -55,6 +52,9 @@ def correlations(study: Study, metric: str, score: Score, width: int = 0) -> Cor
     return Correlation(Values(known), of_all, len(every))
 
 
-def natural(text: str) -> list[tuple[int, str]]:
-    """A key that sorts ``layers.10`` behind ``layers.9``."""
-    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", text)]
+def pearson(x: Iterable[float], y: Iterable[float]) -> float:
+    """Pearson's r; NaN for fewer than two points or where one side does not vary."""
+    try:
+        return correlation(list(x), list(y))
+    except StatisticsError:
+        return math.nan

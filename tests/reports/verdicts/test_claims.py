@@ -7,9 +7,9 @@ import pytest
 from tests.reports import fake
 from tests.reports.made import arithmetic, distance, interpolation, regmean, score
 from vlmerge_cli.records import Record
-from vlmerge_cli.reports.claims import CLAIMS, verdicts
 from vlmerge_cli.reports.document import FAILS, HOLDS, UNDECIDED, UNMEASURED, Verdict
-from vlmerge_cli.reports.scores import Study
+from vlmerge_cli.reports.study_records import Study
+from vlmerge_cli.reports.verdicts.claims import CLAIMS, verdicts
 
 HALF = interpolation(0.5)
 JITTER = {1: 0.0, 2: 0.3, 3: -0.3}  # of each seed, so that paired differences are small and not 0

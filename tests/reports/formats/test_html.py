@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.reports import fake
-from vlmerge_cli.reports import draw, report
+from vlmerge_cli.reports import build
 from vlmerge_cli.reports.document import Document
+from vlmerge_cli.reports.formats import drawing
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 LINKS = ("src", "href", "xlink:href", "action", "data", "poster", "srcset")
@@ -64,14 +65,14 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def document() -> Document:
     rows = fake.study(seeds=(1, 2))
-    return report.document(rows + fake.costs(rows))
+    return build.document(rows + fake.costs(rows))
 
 
 @pytest.fixture(scope="module")
 def source(document: Document, tmp_path_factory: pytest.TempPathFactory) -> str:
     pytest.importorskip("matplotlib")
     rows = fake.study(seeds=(1, 2))
-    written = report.write(rows + fake.costs(rows), tmp_path_factory.mktemp("page"))
+    written = build.write(rows + fake.costs(rows), tmp_path_factory.mktemp("page"))
     return written.page.read_text(encoding="utf-8")
 
 
@@ -133,7 +134,7 @@ def test_names_from_records_are_text_not_tags(tmp_path: Path) -> None:
 
     bad = '<script>alert("x")</script>'
     rows = [Record("study", {"preset": bad}, {bad: bad}), Record("failure", {"node": bad}, {"error": bad})]
-    written = report.write([*rows, *fake.study(seeds=(1,), widths=(64,), full=False)], tmp_path)
+    written = build.write([*rows, *fake.study(seeds=(1,), widths=(64,), full=False)], tmp_path)
     text = written.page.read_text(encoding="utf-8")
     assert bad not in text
     assert len(Page(text).named("script")) == 1
@@ -148,8 +149,8 @@ def test_panels_take_the_pages_colours(source: str) -> None:
 
 
 def test_without_matplotlib_the_page_says_what_is_not_drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(draw, "available", lambda: False)
-    written = report.write(fake.study(seeds=(1,), full=False), tmp_path)
+    monkeypatch.setattr(drawing, "available", lambda: False)
+    written = build.write(fake.study(seeds=(1,), full=False), tmp_path)
     assert not written.has_figures
     assert not (tmp_path / "figures").exists()
     page = Page(written.page.read_text(encoding="utf-8"))

@@ -11,8 +11,9 @@ from vlmerge_cli import records
 from vlmerge_cli.data.folder import write_whole
 from vlmerge_cli.errors import DataError
 from vlmerge_cli.records import Record
-from vlmerge_cli.reports import distance_page, draw, html, latex, markdown, run_page, study_page, sweep_page, tables
 from vlmerge_cli.reports.document import Document, Section
+from vlmerge_cli.reports.formats import csv, drawing, html, latex, markdown
+from vlmerge_cli.reports.pages import distance, study, sweep, training
 
 
 class Page(NamedTuple):
@@ -26,10 +27,10 @@ class Page(NamedTuple):
 
 #: Tried in this order; a folder with several kinds of record gets the sections of all.
 PAGES = (
-    Page("Merging a vision-language model", study_page.KINDS, study_page.subtitle, study_page.sections),
-    Page("A sweep over merges", sweep_page.KINDS, sweep_page.subtitle, sweep_page.sections),
-    Page("Distances between experts", distance_page.KINDS, distance_page.subtitle, distance_page.sections),
-    Page("A training run", run_page.KINDS, run_page.subtitle, run_page.sections),
+    Page("Merging a vision-language model", study.KINDS, study.subtitle, study.sections),
+    Page("A sweep over merges", sweep.KINDS, sweep.subtitle, sweep.sections),
+    Page("Distances between experts", distance.KINDS, distance.subtitle, distance.sections),
+    Page("A training run", training.KINDS, training.subtitle, training.sections),
 )
 
 
@@ -76,19 +77,19 @@ def write(found: Sequence[Record], out: Path) -> Written:
     Without matplotlib there are no figures. Raises DataError for records that no page shows.
     """
     made = document(found)
-    drawn = draw.available()
-    panels = {figure.name: draw.panel_svgs(figure) for figure in made.figures()} if drawn else {}
-    legends = {figure.name: draw.legend(figure) for figure in made.figures()}
+    drawn = drawing.available()
+    panels = {figure.name: drawing.panel_svgs(figure) for figure in made.figures()} if drawn else {}
+    legends = {figure.name: drawing.legend(figure) for figure in made.figures()}
     files: dict[str, bytes] = {
         "index.html": html.render(made, panels, legends).encode(),
         "report.md": markdown.render(made, drawn).encode(),
         "report.tex": latex.render(made, drawn).encode(),
     }
-    files |= {f"tables/{table.name}.csv": tables.table_csv(table).encode() for table in made.tables()}
+    files |= {f"tables/{table.name}.csv": csv.table_csv(table).encode() for table in made.tables()}
     if verdicts := list(made.verdicts()):
-        files["tables/verdicts.csv"] = tables.verdicts_csv(verdicts).encode()
+        files["tables/verdicts.csv"] = csv.verdicts_csv(verdicts).encode()
     for figure in made.figures() if drawn else ():
-        files |= {f"figures/{name}": data for name, data in draw.files(figure).items()}
+        files |= {f"figures/{name}": data for name, data in drawing.files(figure).items()}
     for name, data in files.items():
         write_whole(out / name, data)
     return Written(made, out / "index.html", tuple(out / name for name in files), drawn)

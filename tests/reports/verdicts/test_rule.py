@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from vlmerge_cli.reports.document import FAILS, HOLDS, UNDECIDED, UNMEASURED, Finding
-from vlmerge_cli.reports.judging import judge, pearson, slope, together
-from vlmerge_cli.reports.scores import Values
+from vlmerge_cli.reports.study_distances import pearson
+from vlmerge_cli.reports.study_records import Values
+from vlmerge_cli.reports.verdicts.comparisons import slope
+from vlmerge_cli.reports.verdicts.rule import judge, together
 
 
 def seeds(*values: float) -> Values:

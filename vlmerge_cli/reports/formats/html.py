@@ -28,7 +28,7 @@ from vlmerge_cli.reports.document import (
     Verdict,
     Verdicts,
 )  # fmt: skip
-from vlmerge_cli.reports.draw import Key
+from vlmerge_cli.reports.formats.drawing import Key
 
 OUTCOMES = {HOLDS: "holds", FAILS: "fails", UNDECIDED: "undecided", UNMEASURED: "unmeasured"}  # classes
 #: Nothing may be fetched: the browser itself holds it.
@@ -42,7 +42,7 @@ def render(document: Document, drawn: Mapping[str, Sequence[str]], legends: Mapp
 
     A figure without panels is named and not shown.
     """
-    folder = files("vlmerge_cli.reports")
+    folder = files("vlmerge_cli.reports.formats")
     style, script = ((folder / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     parts = [_section(section, drawn, legends) for section in document.sections]
     links = [f'<li><a href="#{_slug(section.title)}">{escape(section.title)}</a></li>' for section in document.sections]
@@ -207,7 +207,7 @@ def _card(verdict: Verdict) -> str:
     )
     if not verdict.findings:
         return f'<div class="verdict" id="claim-{verdict.name}"><div class="head">{head}</div></div>'
-    ends = [abs(f.gap) + 2 * (0.0 if isnan(f.error) else f.error) for f in verdict.findings if not isnan(f.gap)]
+    ends = [abs(f.gap) + (0.0 if isnan(f.within) else f.within) for f in verdict.findings if not isnan(f.gap)]
     reach = max([*ends, *(abs(f.least) for f in verdict.findings)]) or 1.0
     rows = "".join(_finding(finding, reach) for finding in verdict.findings)
     return (
@@ -225,7 +225,7 @@ def _finding(finding: Finding, reach: float) -> str:
 
 
 def _interval(finding: Finding, reach: float) -> str:
-    """The difference and two standard errors to both sides; the upright line is the limit."""
+    """The difference and how far to both sides nothing is decided; the upright line is the limit."""
     if isnan(finding.gap):
         return "<span></span>"
     width, height = _PLOT
@@ -233,9 +233,9 @@ def _interval(finding: Finding, reach: float) -> str:
     def x(value: float) -> float:
         return round(width / 2 + (width / 2 - 5) * value / reach, 2)
 
-    error = 0.0 if isnan(finding.error) else 2 * finding.error
+    within = 0.0 if isnan(finding.within) else finding.within
     middle = height / 2
-    low, high = x(finding.gap - error), x(finding.gap + error)
+    low, high = x(finding.gap - within), x(finding.gap + within)
     return (
         f'<svg class="interval" viewBox="0 0 {width} {height}" aria-hidden="true">'
         f'<path class="limit" d="M{x(finding.least)} 0V{height}"/>'

@@ -8,7 +8,9 @@ from dataclasses import replace
 
 from vlmerge_cli.reports import paper
 from vlmerge_cli.reports.document import Cell, Column, Number, Table
-from vlmerge_cli.reports.scores import (
+from vlmerge_cli.reports.labels import DIGITS, LABELS, METRICS, percent
+from vlmerge_cli.reports.study_distances import correlations, distance
+from vlmerge_cli.reports.study_records import (
     ARCHITECTURES,
     CLASSIFICATION,
     FLICKR_IR,
@@ -29,7 +31,6 @@ from vlmerge_cli.reports.scores import (
     Score,
     Study,
 )  # fmt: skip
-from vlmerge_cli.reports.study_distances import DIGITS, LABELS, METRICS, correlations, distance
 
 FINETUNED = ((VQA, "VQA"), (TR, "average TR"), (IR, "average IR"))
 ZERO = ((ZERO_SHOT, "zero-shot"), (MATCHING, "ITM, zero-shot"))
@@ -68,7 +69,7 @@ def table_2(study: Study, method: str) -> Table:
         for score in (VQA, RETRIEVAL, ZERO_SHOT, MATCHING)
         if (best := study.best(score, half, method))
     ]
-    note = f"The seed phase took {_percent(half.k_seed)} of the steps."
+    note = f"The seed phase took {percent(half.k_seed)} of the steps."
     if chosen:
         note += f" Best {SYMBOL[method]} on the validation split: {'; '.join(chosen)}."
     title = f"{_name(method)} by {SYMBOL[method]} (the paper’s Table 2{letter})"
@@ -101,7 +102,7 @@ def widths(study: Study) -> Table:
     columns += [Column(f"width {width}", label) for _, label in shown for width in study.widths]
     phases = sorted({k for width in study.widths for k in study.k_seeds(width=width)})
     rows = [
-        (_percent(k), *(study.drop(s, Pick(k_seed=k, width=w)).number() for s, _ in shown for w in study.widths))
+        (percent(k), *(study.drop(s, Pick(k_seed=k, width=w)).number() for s, _ in shown for w in study.widths))
         for k in phases
     ]
     note = "Unmerged minus merged (interpolation, α = 0.5), in points."
@@ -113,7 +114,7 @@ def table_5(study: Study) -> Table:
     phases = sorted({*paper.K_SEED, *study.k_seeds()})
     columns = [Column("distance")]
     for k in phases:
-        columns += [Column("here", f"K {_percent(k)}"), Column("paper", f"K {_percent(k)}", True)]
+        columns += [Column("here", f"K {percent(k)}"), Column("paper", f"K {percent(k)}", True)]
     drops = ((RETRIEVAL, "r with the drop, fine-tuned"), (ZERO_SHOT, "r with the drop, zero-shot"))
     for score, group in drops:
         columns += [Column("each seed", group), Column("all points", group)]
@@ -155,7 +156,7 @@ def finetuned_then_merged(study: Study) -> Table:
         after = pick.merged(order="after")
         if not any(study.values(score, after) for score, *_ in shown):
             continue
-        row: list[Cell] = [_percent(k)]
+        row: list[Cell] = [percent(k)]
         for score, _, published in shown:
             kinds = [study.values(score, one).number() for one in (pick, pick.merged(), after)]
             said = [None, None] if published is None or k else [_paper(number) for number in reversed(published)]
@@ -171,7 +172,7 @@ def everything(study: Study) -> Table:
     columns = [Column("model"), Column("seed phase"), Column("width")]
     columns += [Column(when, label) for _, label in shown for when in ("unmerged", "merged")]
     rows = [
-        (ARCHITECTURES[arch], _percent(k), Number(width, None, 0), *_before_and_after(study, pick, shown))
+        (ARCHITECTURES[arch], percent(k), Number(width, None, 0), *_before_and_after(study, pick, shown))
         for width in study.widths
         for arch in ARCHITECTURES
         for k in study.k_seeds(arch, width)
@@ -211,7 +212,7 @@ def _recipe(
             cells += [own.get((row, score))] * (score in have) + [_paper(number)]
         rows.append((*cells, *(own.get((row, score)) for score, _ in more)))
     used = [f"{label}: {pick.at:g}" for score, label in every if (pick := chosen.get(score))]
-    recipe = f"Ours: a seed phase of {_percent(study.recipe.k_seed)} of the steps, interpolation at the α that is best "
+    recipe = f"Ours: a seed phase of {percent(study.recipe.k_seed)} of the steps, interpolation at the α that is best "
     recipe += "on the validation split"
     recipe += f" ({'; '.join(used)})." if used else "."
     recipe += f" The paper took {paper.OURS_ALPHA:g} throughout."
@@ -249,7 +250,3 @@ def _special(method: str, at: float) -> str:
 
 def _name(method: str) -> str:
     return {"regmean": "RegMean", "arithmetic": "Modality arithmetic"}.get(method, method.capitalize())
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:g} %"

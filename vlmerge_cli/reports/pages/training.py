@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from vlmerge_cli.records import Record
 from vlmerge_cli.reports.document import Column, Figure, Line, Number, Panel, Section, Table
-from vlmerge_cli.reports.scores import words
+from vlmerge_cli.reports.labels import words
 
 KINDS = ("train", "validation")
 _LOSSES = ("loss", "itc", "itm", "mlm")

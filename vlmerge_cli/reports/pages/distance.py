@@ -9,7 +9,7 @@ from typing import Any
 from vlmerge_cli.records import Record
 from vlmerge_cli.reports import paper
 from vlmerge_cli.reports.document import Block, Column, Figure, Number, Panel, Paragraph, Section, Table
-from vlmerge_cli.reports.study_distances import DIGITS, LABELS, METRICS, natural
+from vlmerge_cli.reports.labels import DIGITS, LABELS, METRICS, natural
 
 KINDS = ("distance",)
 MOST_ROWS = 40  # of one panel

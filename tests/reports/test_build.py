@@ -12,7 +12,7 @@ from tests.helpers import fails, ok
 from tests.reports import fake
 from vlmerge_cli import records
 from vlmerge_cli.records import Record
-from vlmerge_cli.reports import report
+from vlmerge_cli.reports import build
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_json(run: Path, tmp_path: Path) -> None:
 
 def test_the_same_records_give_the_same_bytes(run: Path, tmp_path: Path) -> None:
     """In another process, and whatever else lies in the folder."""
-    report.write(report.load(run), tmp_path / "one")
+    build.write(build.load(run), tmp_path / "one")
     (run / "nodes" / "a").mkdir(parents=True)
     (run / "nodes" / "a" / "model.safetensors").write_bytes(b"x")
     (run / "nodes" / "a" / "records.jsonl").write_text("not a record\n")
@@ -75,8 +75,8 @@ def test_what_cannot_be_reported_is_one_line(what: str, tmp_path: Path) -> None:
 
 def test_a_report_needs_no_torch(run: Path) -> None:
     code = (
-        "import sys; from vlmerge_cli.reports import report; from pathlib import Path;"
-        f"report.write(report.load(Path({str(run)!r})), Path({str(run / 'x')!r})); assert 'torch' not in sys.modules"
+        "import sys; from vlmerge_cli.reports import build; from pathlib import Path;"
+        f"build.write(build.load(Path({str(run)!r})), Path({str(run / 'x')!r})); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})
 

@@ -8,9 +8,11 @@ import pytest
 from tests.reports import fake
 from tests.reports.made import arithmetic, distance, interpolation, score
 from vlmerge_cli.records import Record
-from vlmerge_cli.reports import paper, study_figures, study_page, study_tables
+from vlmerge_cli.reports import paper
 from vlmerge_cli.reports.document import Cell, Figure, Items, Number, Table
-from vlmerge_cli.reports.scores import Study
+from vlmerge_cli.reports.figures import study_figures, study_tables
+from vlmerge_cli.reports.pages import study as study_page
+from vlmerge_cli.reports.study_records import Study
 
 HALF = interpolation(0.5)
 # Typed by hand: two seeds of the paper's Table 1, drops of Figure 3, a few points of Table 2.

@@ -7,9 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from vlmerge_cli.records import Record
-from vlmerge_cli.reports import study_figures as figures
-from vlmerge_cli.reports import study_tables as tables
-from vlmerge_cli.reports.claims import verdicts
 from vlmerge_cli.reports.document import (
     UNMEASURED,
     Block,
@@ -22,7 +19,9 @@ from vlmerge_cli.reports.document import (
     Verdict,
     Verdicts,
 )  # fmt: skip
-from vlmerge_cli.reports.scores import (
+from vlmerge_cli.reports.figures import study_figures as figures
+from vlmerge_cli.reports.figures import study_tables as tables
+from vlmerge_cli.reports.study_records import (
     CLASSIFICATION,
     MATCHING,
     NLVR2,
@@ -33,28 +32,17 @@ from vlmerge_cli.reports.scores import (
     ZERO_SHOT,
     Study,
 )  # fmt: skip
+from vlmerge_cli.reports.verdicts.claims import verdicts
+from vlmerge_cli.reports.verdicts.rule import WORDS
 
 KINDS = ("study", "score")
-
-RULE = (
-    "A claim says that a difference lies above a limit: above 0 points where something is better, above −2 where it is "
-    "as good (the paper calls gaps of up to 1.9 points close), above 2 where it is much better.",
-    "The difference is taken within each seed. The claim holds on a score if the mean lies more than two standard "
-    "errors above the limit and every seed lies above it; it does not hold if the same is true below; otherwise it is "
-    "undecided. With one seed, the sampling error of the test set stands for the spread and says nothing about another "
-    "seed.",
-    "A claim holds if it holds on all of its scores, and fails if it fails on one. Zero-shot scores, which the paper "
-    "does not have, are shown and count only where there is no other. Each dot is one comparison; a claim that lacks "
-    "some of its comparisons was not measured.",
-    "Numbers behind ± are two standard errors here, and one standard deviation over seeds in the tables.",
-)  # fmt: skip
 
 
 def sections(records: Sequence[Record]) -> list[Section]:
     study = Study(records)
     found = verdicts(study)
     parts: list[tuple[str, list[Block | None]]] = [
-        ("The paper’s claims", [Items(RULE), Verdicts(found)]),
+        ("The paper’s claims", [Items(WORDS), Verdicts(found)]),
         ("The seed phase", [tables.table_1(study), figures.figure_3(study)]),
         ("Merge methods", [*(tables.table_2(study, method) for method in SYMBOL), figures.settings(study)]),
         ("Architectures", [figures.figure_4(study)]),

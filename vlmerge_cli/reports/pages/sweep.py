@@ -20,7 +20,7 @@ from vlmerge_cli.reports.document import (
     Section,
     Table,
 )
-from vlmerge_cli.reports.scores import main_score, words
+from vlmerge_cli.reports.labels import main_score, words
 
 KINDS = ("sweep",)
 

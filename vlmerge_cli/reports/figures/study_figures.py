@@ -10,7 +10,9 @@ from statistics import fmean
 from vlmerge_cli.records import Record
 from vlmerge_cli.reports import paper
 from vlmerge_cli.reports.document import Figure, Heat, Level, Line, Panel
-from vlmerge_cli.reports.scores import (
+from vlmerge_cli.reports.labels import DIGITS, LABELS, METRICS
+from vlmerge_cli.reports.study_distances import correlations, distance, layers
+from vlmerge_cli.reports.study_records import (
     ARCHITECTURES,
     MAA,
     MATCHING,
@@ -23,7 +25,6 @@ from vlmerge_cli.reports.scores import (
     Study,
     Values,
 )  # fmt: skip
-from vlmerge_cli.reports.study_distances import DIGITS, LABELS, METRICS, correlations, distance, layers
 
 BEFORE, AFTER, BASELINE = 0, 1, 5  # colours
 SCORES = ((VQA, "accuracy"), (RETRIEVAL, "mean of TR and IR"), (ZERO_SHOT, "mean of TR and IR"), (MATCHING, "accuracy"))

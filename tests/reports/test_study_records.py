@@ -7,9 +7,8 @@ import pytest
 
 from tests.reports.made import arithmetic, interpolation, score
 from vlmerge_cli.records import Record
-from vlmerge_cli.reports.scores import (
+from vlmerge_cli.reports.study_records import (
     MAA,
-    MAIN,
     MB,
     MSA,
     RETRIEVAL,
@@ -18,11 +17,7 @@ from vlmerge_cli.reports.scores import (
     Pick,
     Study,
     Values,
-    main_score,
-    words,
 )  # fmt: skip
-from vlmerge_cli.tasks import MEASURES, TASKS
-from vlmerge_cli.tasks.task import measure
 
 
 def test_fine_tuning_runs_of_a_seed_are_averaged_before_seeds_are_compared() -> None:
@@ -116,14 +111,3 @@ def test_differences_are_taken_within_seeds() -> None:
     assert gap.variance == 0.75
     assert Values({1: 5.0}).spread is None
     assert math.isnan(Values({1: 5.0}).variance)
-
-
-def test_main_scores_are_those_of_the_tasks() -> None:
-    assert {name: measure(name).main for name in (*TASKS, *MEASURES)} == MAIN
-    assert main_score("another", {"x": 1.0}) == "x"
-
-
-def test_words() -> None:
-    assert [words(name) for name in ("tr_1", "ir_10", "itc_accuracy", "pixel_accuracy", "miou")] == [
-        "TR@1", "IR@10", "ITC accuracy", "pixel accuracy", "mIOU",
-    ]  # fmt: skip

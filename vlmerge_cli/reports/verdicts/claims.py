@@ -5,13 +5,14 @@ A new claim is one function and one line in ``CLAIMS``. Settings are chosen on t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from vlmerge_cli.reports.document import UNMEASURED, Finding, Verdict
-from vlmerge_cli.reports.judging import judge, slope, together
-from vlmerge_cli.reports.paper import CLOSE, K_SEED
-from vlmerge_cli.reports.scores import (
+from vlmerge_cli.reports.document import Verdict
+from vlmerge_cli.reports.labels import LABELS, METRICS, percent
+from vlmerge_cli.reports.paper import K_SEED
+from vlmerge_cli.reports.study_distances import correlations
+from vlmerge_cli.reports.study_records import (
     ARCHITECTURES,
     CLASSIFICATION,
     MAA,
@@ -28,9 +29,9 @@ from vlmerge_cli.reports.scores import (
     Study,
     Values,
 )  # fmt: skip
-from vlmerge_cli.reports.study_distances import LABELS, METRICS, correlations
+from vlmerge_cli.reports.verdicts.comparisons import Findings, above, falls, gap, ours
+from vlmerge_cli.reports.verdicts.rule import CLOSE, judge, together
 
-Findings = Iterator[Finding]
 SCORES = (VQA, RETRIEVAL, ZERO_SHOT, MATCHING)
 
 
@@ -49,38 +50,38 @@ def verdicts(study: Study) -> tuple[Verdict, ...]:
 
 def much_is_lost(study: Study) -> Findings:
     for score in SCORES:
-        yield from _above(study, score, ("unmerged", MSA), {"merged": MB}, CLOSE)
+        yield from above(study, score, ("unmerged", MSA), {"merged": MB}, CLOSE)
 
 
 def longer_seed_loses_less(study: Study) -> Findings:
     for score in SCORES:
         drops = {k: study.drop(score, Pick(k_seed=k)) for k in study.k_seeds()}
-        yield from _falls(score, drops, "loses ")
+        yield from falls(score, drops, "loses ")
 
 
 def best_at_half(study: Study) -> Findings:
-    half = (f"merged at {_percent(0.5)}", Pick(k_seed=0.5).merged())
+    half = (f"merged at {percent(0.5)}", Pick(k_seed=0.5).merged())
     phases = sorted({*study.k_seeds(), *K_SEED} - {0.5})
     for score in SCORES:
-        yield from _above(study, score, half, {f"at {_percent(k)}": Pick(k_seed=k).merged() for k in phases})
+        yield from above(study, score, half, {f"at {percent(k)}": Pick(k_seed=k).merged() for k in phases})
 
 
 def unmerged_gets_worse(study: Study) -> Findings:
     for score in SCORES:
-        yield from _falls(score, {k: study.values(score, Pick(k_seed=k)) for k in study.k_seeds()})
+        yield from falls(score, {k: study.values(score, Pick(k_seed=k)) for k in study.k_seeds()})
 
 
 def vision_beats_language(study: Study) -> Findings:
     vision, language = study.recipe.merged(1.0), study.recipe.merged(0.0)
     for score in SCORES:
-        yield from _above(study, score, ("vision only", vision), {"language only": language})
+        yield from above(study, score, ("vision only", vision), {"language only": language})
 
 
 def interior_alpha_is_best(study: Study) -> Findings:
     others = {f"α {at:g}": study.recipe.merged(at) for at in (0.0, 0.25, 1.0)}
     for score in SCORES:
         if chosen := study.best(score, study.recipe, "interpolation", among=(0.5, 0.75)):
-            yield from _above(study, score, (f"α {chosen.at:g}", chosen), others)
+            yield from above(study, score, (f"α {chosen.at:g}", chosen), others)
 
 
 def regmean_is_robust(study: Study) -> Findings:
@@ -100,54 +101,54 @@ def interpolation_is_competitive(study: Study) -> Findings:
     interpolation = ("interpolation α 0.75", study.recipe.merged(0.75))
     for score in SCORES:
         if other := study.best(score, study.recipe, "regmean"):
-            yield from _above(study, score, interpolation, {f"RegMean γ {other.at:g}": other}, -CLOSE)
+            yield from above(study, score, interpolation, {f"RegMean γ {other.at:g}": other}, -CLOSE)
 
 
 def interpolation_beats_arithmetic(study: Study) -> Findings:
     for score in SCORES:
         one, other = (study.best(score, study.recipe, method) for method in ("interpolation", "arithmetic"))
         if one and other:
-            yield from _above(study, score, (f"interpolation α {one.at:g}", one), {f"arithmetic λ {other.at:g}": other})
+            yield from above(study, score, (f"interpolation α {one.at:g}", one), {f"arithmetic λ {other.at:g}": other})
 
 
 def smaller_lambda_is_better(study: Study) -> Findings:
     for score in SCORES:
         tried = study.tried(score, study.recipe, "arithmetic")
         points = {at: study.values(score, study.recipe.merged(at, "arithmetic")) for at in tried}
-        yield from _falls(score, points, "", lambda at: f"λ {at:g}")
+        yield from falls(score, points, "", lambda at: f"λ {at:g}")
 
 
 def custom_norms_keep(study: Study) -> Findings:
     pick = replace(study.recipe, arch="custom-ln")
     for score in SCORES:
-        yield from _above(study, score, ("merged", pick.merged()), {"unmerged": pick}, -CLOSE)
+        yield from above(study, score, ("merged", pick.merged()), {"unmerged": pick}, -CLOSE)
 
 
 def custom_norms_start_lower(study: Study) -> Findings:
     norms = replace(study.recipe, arch="custom-ln")
     for score in SCORES:
-        yield from _above(study, score, ("unmerged fully custom", study.recipe), {"custom norms": norms})
+        yield from above(study, score, ("unmerged fully custom", study.recipe), {"custom norms": norms})
 
 
 def specific_is_best_unmerged(study: Study) -> Findings:
     others = {name: MAA if arch == MAA.arch else replace(study.recipe, arch=arch)
               for arch, name in ARCHITECTURES.items() if arch != study.recipe.arch}  # fmt: skip
     for score in SCORES:
-        yield from _above(study, score, ("unmerged fully custom", study.recipe), others)
+        yield from above(study, score, ("unmerged fully custom", study.recipe), others)
 
 
 def merged_is_on_a_par(study: Study) -> Findings:
     for score in SCORES:
         if ours := study.ours(score):
-            yield from _above(study, score, (f"merged α {ours.at:g}", ours), {"agnostic from scratch": MAA}, -CLOSE)
+            yield from above(study, score, (f"merged α {ours.at:g}", ours), {"agnostic from scratch": MAA}, -CLOSE)
 
 
 def ours_beats_baseline(study: Study) -> Findings:
-    return _ours(study, (NLVR2, RETRIEVAL, ZERO_SHOT), {"merging baseline": MB})
+    return ours(study, (NLVR2, RETRIEVAL, ZERO_SHOT), {"merging baseline": MB})
 
 
 def ours_matches_on_vision(study: Study) -> Findings:
-    return _ours(study, (CLASSIFICATION, SEGMENTATION), {"MSA": MSA, "MAA": MAA}, -CLOSE)
+    return ours(study, (CLASSIFICATION, SEGMENTATION), {"MSA": MSA, "MAA": MAA}, -CLOSE)
 
 
 def wider_loses_less(study: Study) -> Findings:
@@ -155,8 +156,8 @@ def wider_loses_less(study: Study) -> Findings:
         for score in SCORES:
             for k in study.k_seeds(width=narrow):
                 lost = [study.drop(score, Pick(k_seed=k, width=width)) for width in (narrow, study.width)]
-                names = (f"width {narrow} loses after {_percent(k)}", f"width {study.width}")
-                yield from _gap(score, lost[0], lost[1], names)
+                names = (f"width {narrow} loses after {percent(k)}", f"width {study.width}")
+                yield from gap(score, lost[0], lost[1], names)
 
 
 def drop_follows_distance(study: Study) -> Findings:
@@ -170,21 +171,21 @@ def drop_follows_distance(study: Study) -> Findings:
 def tssd_follows_best(study: Study) -> Findings:
     for score, found in _correlations(study):
         for metric in [name for name in METRICS if name != "tssd"]:
-            yield from _gap(score, found["tssd"], found[metric], ("r of TSSD", LABELS[metric]), digits=3)
+            yield from gap(score, found["tssd"], found[metric], ("r of TSSD", LABELS[metric]), digits=3)
 
 
 def l2_follows_least(study: Study) -> Findings:
     for score, found in _correlations(study):
         for metric in [name for name in METRICS if name != "l2"]:
-            yield from _gap(score, found[metric], found["l2"], (f"r of {LABELS[metric]}", "L2"), digits=3)
+            yield from gap(score, found[metric], found["l2"], (f"r of {LABELS[metric]}", "L2"), digits=3)
 
 
 def merge_before_finetuning(study: Study) -> Findings:
     for score in SCORES:
         for k in (0.0, study.recipe.k_seed):
             before, after = (Pick(k_seed=k).merged(order=order) for order in ("before", "after"))
-            first = (f"seed phase {_percent(k)}: merged before fine-tuning", before)
-            yield from _above(study, score, first, {"after": after}, CLOSE)
+            first = (f"seed phase {percent(k)}: merged before fine-tuning", before)
+            yield from above(study, score, first, {"after": after}, CLOSE)
 
 
 CLAIMS = {
@@ -246,61 +247,6 @@ CLAIMS = {
 }  # fmt: skip
 
 
-def _above(
-    study: Study, score: Score, first: tuple[str, Pick], others: Mapping[str, Pick], least: float = 0.0
-) -> Findings:
-    """Whether ``first`` is above each of ``others`` by more than ``least`` points.
-
-    Where some of them have no record, that is a finding of its own: then the claim was not measured as a whole.
-    """
-    values = study.values(score, first[1])
-    missing = []
-    for name, pick in others.items():
-        found = list(_gap(score, values, study.values(score, pick), (first[0], name), least))
-        yield from found
-        if not found:
-            missing.append(name)
-    if 0 < len(missing) < len(others):
-        yield _lacking(score, f"no record of {', '.join(missing)}")
-
-
-def _ours(study: Study, scores: Iterable[Score], others: Mapping[str, Pick], least: float = 0.0) -> Findings:
-    """The recipe's merge against ``others``; all of the fine-tuned scores are part of the claim."""
-    found: dict[Score, list[Finding]] = {}
-    for score in scores:
-        ours = study.ours(score)
-        found[score] = list(_above(study, score, (f"ours α {ours.at:g}", ours), others, least)) if ours else []
-        yield from found[score]
-    without = [score for score in found if score.finetuned and not found[score]]
-    if any(found.values()):
-        yield from (_lacking(score, "no record") for score in without)
-
-
-def _gap(score: Score, one: Values, other: Values, names: tuple[str, str], least: float = 0.0, digits: int = 2
-         ) -> Findings:  # fmt: skip
-    if gap := one.minus(other):
-        numbers = f"{names[0]} {one.within(gap).number(digits)}, {names[1]} {other.within(gap).number(digits)}"
-        yield judge(gap, score.label, numbers, least, digits, not score.finetuned)
-
-
-def _lacking(score: Score, what: str) -> Finding:
-    return Finding(score.label, UNMEASURED, what, beside=not score.finetuned)
-
-
-def _falls(score: Score, points: Mapping[float, Values], what: str = "", place: Callable[[float], str] | None = None
-           ) -> Findings:  # fmt: skip
-    """Whether values fall along ``points``, by their least-squares slope."""
-    points = {at: values for at, values in points.items() if values}
-    if found := slope(points):
-        shown = ", ".join(f"{values.number()} at {(place or _percent)(at)}" for at, values in points.items())
-        turned = Values({seed: -value for seed, value in found.by_seed.items()}, found.variance)
-        yield judge(turned, score.label, f"{what}{shown}; fall from 0 to 1", beside=not score.finetuned)
-
-
 def _correlations(study: Study) -> Iterator[tuple[Score, dict[str, Values]]]:
     for score in (RETRIEVAL, ZERO_SHOT):
         yield score, {metric: correlations(study, metric, score).by_seed for metric in METRICS}
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:g} %"

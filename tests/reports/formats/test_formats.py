@@ -6,7 +6,6 @@ import csv
 import io
 import math
 
-from vlmerge_cli.reports import latex, markdown, tables
 from vlmerge_cli.reports.document import (
     HOLDS,
     UNMEASURED,
@@ -23,6 +22,8 @@ from vlmerge_cli.reports.document import (
     Verdict,
     Verdicts,
 )  # fmt: skip
+from vlmerge_cli.reports.formats import csv as csv_format
+from vlmerge_cli.reports.formats import latex, markdown
 
 TABLE = Table(
     "scores", "Scores_of 50 % | all",
@@ -42,7 +43,7 @@ DOCUMENT = Document("Title", "Lead", (
 
 
 def test_csv_keeps_twelve_digits_and_has_spreads_where_there_are_any() -> None:
-    rows = list(csv.DictReader(io.StringIO(tables.table_csv(TABLE))))
+    rows = list(csv.DictReader(io.StringIO(csv_format.table_csv(TABLE))))
     assert rows[0] == {
         "model": "α = 0.5", "VQA, here": "0.333333333333", "VQA, here, spread": "0.125", "VQA, paper": "73.94",
         "steps": "200",
@@ -52,7 +53,7 @@ def test_csv_keeps_twelve_digits_and_has_spreads_where_there_are_any() -> None:
 
 
 def test_csv_of_verdicts() -> None:
-    first, second = csv.DictReader(io.StringIO(tables.verdicts_csv(VERDICTS.verdicts)))
+    first, second = csv.DictReader(io.StringIO(csv_format.verdicts_csv(VERDICTS.verdicts)))
     assert (first["verdict"], first["score"], float(first["difference"])) == (HOLDS, "VQA", 1.0)
     assert float(first["standard error"]) == 0.25
     assert (second["verdict"], second["score"], second["difference"]) == (UNMEASURED, "", "")

@@ -1,0 +1,1 @@
+"""What each kind of record is shown as: one file a page."""

@@ -1,0 +1,1 @@
+"""The paper's claims, and what a study says of each."""
