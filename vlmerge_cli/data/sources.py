@@ -10,9 +10,10 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from vlmerge_cli import console
 from vlmerge_cli.data.answers import AnswerVocabulary
 from vlmerge_cli.data.bad import BadSamples
-from vlmerge_cli.data.readers import open_reader
+from vlmerge_cli.data.readers import has_split, open_reader
 from vlmerge_cli.data.samples import Kind, Reader, Sample
 from vlmerge_cli.data.shapes.cached import folder
 from vlmerge_cli.data.shapes.options import PART_OF, ShapesOptions
@@ -155,21 +156,32 @@ def open_data(
     """Open every source of ``--data``; without any weight each is as much of the mixture as it has samples.
 
     ``shapes`` are the options of the built-in data set, made first if need be; ``options`` are handed to the
-    readers that know them (``check``, ``restval``, ``answers``, ``num_answers``, ...). Raises UsageError for
-    a spec that cannot be read, DataError for a source that cannot be used.
+    readers that know them (``check``, ``restval``, ``answers``, ``num_answers``, ...). A source whose format has
+    no such split (Visual Genome has only train) is left out where others have it, and named. Raises UsageError
+    for a spec that cannot be read, DataError for a source that cannot be used.
     """
     parsed = [parse(text) for text in specs] or [Spec("shapes", "shapes")]
     weighted = [spec for spec in parsed if spec.weight is not None]
     if weighted and len(weighted) < len(parsed):
         without = next(spec.name for spec in parsed if spec.weight is None)
         raise UsageError(f"--data {without} has no weight and others have", fix="give all a weight, or none")
+    paths = {spec: _path_of(spec, kind, shapes or ShapesOptions()) for spec in parsed}
+    having = [spec for spec in parsed if has_split(paths[spec], kind, split)]
+    if having and len(having) < len(parsed):
+        left_out = ", ".join(spec.name for spec in parsed if spec not in having)
+        console.say(f"no split '{split}' in {left_out}: left out there")
     sources = []
-    for spec in parsed:
+    for spec in having or parsed:
         own = BadSamples(bad.max_ratio, bad.max_examples, bad.fix)
-        path = Path(spec.path)
-        if spec.path in BUILT_IN and not path.exists():
-            path = folder(replace(shapes or ShapesOptions(), variant=spec.path), PART_OF[kind])  # type: ignore[arg-type]
-        reader = open_reader(path, kind, split, own, **options)
+        reader = open_reader(paths[spec], kind, split, own, **options)
         bad.include(own)
         sources.append(Source(spec.name, reader, spec.weight or float(len(reader))))
     return DataSet(kind, split, tuple(sources))
+
+
+def _path_of(spec: Spec, kind: Kind, shapes: ShapesOptions) -> Path:
+    """Where a source is; the built-in data set is made if need be."""
+    path = Path(spec.path)
+    if spec.path in BUILT_IN and not path.exists():
+        return folder(replace(shapes, variant=spec.path), PART_OF[kind])  # type: ignore[arg-type]
+    return path

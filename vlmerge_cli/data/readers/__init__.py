@@ -14,6 +14,7 @@ READERS = {
     "img2dataset": "vlmerge_cli.data.readers.shards:PairShards",
     "webdataset-classes": "vlmerge_cli.data.readers.shards:ClassShards",
     "karpathy": "vlmerge_cli.data.readers.karpathy:Karpathy",
+    "visual-genome": "vlmerge_cli.data.readers.visual_genome:VisualGenome",
     "vqav2": "vlmerge_cli.data.readers.vqav2:VqaV2",
     "nlvr2": "vlmerge_cli.data.readers.nlvr2:Nlvr2",
     "ade20k": "vlmerge_cli.data.readers.ade20k:Ade20k",
@@ -43,6 +44,12 @@ def detect(path: Path, kind: Kind) -> str:
         raise DataError(f"no {kind} here, only {', '.join(others)}", where=str(path))
     what = "nothing that can be read" if path.exists() or "{" in str(path) else "no such file or folder"
     raise DataError(what, where=str(path), fix=f"known formats: {', '.join(READERS)}")
+
+
+def has_split(path: Path, kind: Kind, split: str) -> bool:
+    """Whether the format of ``path`` has such a split at all; only one that says what it has (``splits``) has not."""
+    splits: tuple[str, ...] = getattr(reader(detect(path, kind)), "splits", (split,))
+    return split in splits
 
 
 def open_reader(path: Path, kind: Kind, split: str, bad: BadSamples, **options: Any) -> Reader:
