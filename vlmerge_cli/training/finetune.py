@@ -176,11 +176,13 @@ def _data(config: FinetuneConfig, chosen: Task, start: Start, bad: BadSamples) -
     """Training and validation samples; both with the answers of the former."""
     at_size = replace(start, config=start.config.change(image_px=config.image_px), about={})
     question = replace(_question(config), max_samples=0)
+    options: dict[str, Any] = {"vqa_split": config.vqa_split, "restval": config.restval}
     train = open_split(
-        replace(question, split="train"), at_size, chosen, bad, num_answers=config.num_answers, restval=config.restval
+        replace(question, split="train"), at_size, chosen, bad, num_answers=config.num_answers, **options
     )
-    answers = {"answers": train.vocabulary} if chosen.kind == "questions" else {}
-    return train, first(open_split(question, at_size, chosen, bad, **answers), config.max_samples)
+    if chosen.kind == "questions":
+        options["answers"] = train.vocabulary
+    return train, first(open_split(question, at_size, chosen, bad, **options), config.max_samples)
 
 
 def _loader(run: Run, model: VLModel, data: DataSet, bad: BadSamples) -> Loader:

@@ -60,6 +60,7 @@ class FinetuneConfig(RunConfig):
     check: Literal["none", "exists", "whole"] = "exists"
     num_answers: int | None = Field(None, ge=1, description="VQA: the most frequent ones; None: all that occur 9 times")
     view: Literal["whole", "centre"] = Field("whole", description="what evaluation sees of an image")
+    vqa_split: Literal["published", "karpathy"] = Field("published", description="what VQA's train and val are")
     restval: bool = Field(False, description="train on COCO's restval images too")
     gradients: Literal["all", "local"] = "all"
     optimizer: FinetuneOptimizer

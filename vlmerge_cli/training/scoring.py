@@ -80,11 +80,13 @@ def timed(evaluate: Callable[[], Scores], bad: BadSamples) -> Answer:
 
 
 def open_split(question: Question, start: Start, asked: Measure, bad: BadSamples, **options: Any) -> DataSet:
-    """The data set of a question, with the checkpoint's own answers."""
+    """The data set of a question, with the checkpoint's own answers and split; ``options`` of the readers win."""
     shapes = ShapesOptions(**{"image_px": start.config.image_px, **start.shapes(question.data), **question.shapes})
-    own = {} if start.answers is None else {"answers": start.answers}
+    own: dict[str, Any] = {"vqa_split": start.vqa_split}
+    if start.answers is not None:
+        own["answers"] = start.answers
     data = open_data(
-        question.data, asked.kind, question.split, bad, shapes=shapes, check=question.check, **own, **options
+        question.data, asked.kind, question.split, bad, shapes=shapes, check=question.check, **(own | options)
     )
     return first(data, question.max_samples)
 

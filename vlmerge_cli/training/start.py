@@ -37,8 +37,17 @@ class Start:
     @property
     def view(self) -> str:
         """What evaluation saw of an image when its head was trained."""
+        return self._setting("view", "whole")
+
+    @property
+    def vqa_split(self) -> str:
+        """How VQA was split when its head was trained."""
+        return self._setting("vqa_split", "published")
+
+    def _setting(self, name: str, otherwise: str) -> str:
+        """Of the run that it was trained in."""
         run = self.about.get("run")
-        return str(run.get("view", "whole")) if isinstance(run, dict) else "whole"
+        return str(run.get(name, otherwise)) if isinstance(run, dict) else otherwise
 
     def shapes(self, data: tuple[str, ...]) -> dict[str, Any]:
         """Options of the built-in data set that it was trained on, where that is what ``data`` names."""

@@ -118,3 +118,20 @@ def test_a_file_without_its_list(root):
     (root / "v2_mscoco_val2014_annotations.json").write_text("{}")
     with pytest.raises(DataError, match="no list 'annotations'"):
         open_reader(root, "questions", "train", BadSamples())
+
+
+def test_the_karpathy_split_is_by_image(root):
+    """Appendix A of the paper: images 1 and 12 are Karpathy's train, 11 restval, 2 and 13 val."""
+    split_of = {("train2014", 1): "train", ("val2014", 12): "train", ("val2014", 11): "restval",
+                ("train2014", 2): "val", ("val2014", 13): "val"}  # fmt: skip
+    entries = [{"filename": f"COCO_{subset}_{n:012d}.jpg", "filepath": subset, "split": split, "sentences": []}
+               for (subset, n), split in split_of.items()]  # fmt: skip
+    (root / "dataset_coco.json").write_text(json.dumps({"images": entries}))
+    options = {"num_answers": 10, "vqa_split": "karpathy"}
+    assert ids(open_reader(root, "questions", "train", BadSamples(), **options)) == [10, 120]
+    assert ids(open_reader(root, "questions", "train", BadSamples(), restval=True, **options)) == [10, 110, 120]
+    assert ids(open_reader(root, "questions", "val", BadSamples(), **options)) == [20, 130]
+    assert ids(open_reader(root, "questions", "test", BadSamples(), **options)) == [210]
+    (root / "dataset_coco.json").unlink()
+    with pytest.raises(DataError, match=r"no dataset_coco\.json, which says what is of which split"):
+        open_reader(root, "questions", "train", BadSamples(), **options)

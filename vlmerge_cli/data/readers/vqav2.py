@@ -15,16 +15,19 @@ from vlmerge_cli.errors import DataError
 
 SUBSETS = {"train": "train2014", "val": "val2014", "test": "test2015", "test-dev": "test-dev2015"}
 HELD_OUT_IMAGES = 1000
+KARPATHY = "dataset_coco.json"
 
 
 class VqaV2:
     """Questions of one split, and the answer vocabulary of train and val.
 
     As published, train is train2014 and val2014 without the 1,000 images of the highest ids, and val is
-    those; a val2014 of no more than ``held_out_images`` is all of val. Training questions none of whose
-    answers has a label are dropped (``num_dropped``); elsewhere they stay, as the official score counts
-    them. ``answers`` is a vocabulary to use; else it is built from the majority answers, all that occur 9
-    times, or the ``num_answers`` most frequent.
+    those; a val2014 of no more than ``held_out_images`` is all of val. With ``vqa_split`` "karpathy" (the
+    paper's appendix A) train and val are the questions about the images of those splits of Karpathy's
+    ``dataset_coco.json``, with ``restval`` also those in train. Training questions none of whose answers has a
+    label are dropped (``num_dropped``); elsewhere they stay, as the official score counts them.
+    ``answers`` is a vocabulary to use; else it is built from the majority answers, all that occur 9 times, or the
+    ``num_answers`` most frequent.
     """
 
     kind: ClassVar[Kind] = "questions"
@@ -32,7 +35,7 @@ class VqaV2:
     def __init__(
         self, path: Path, split: str, bad: BadSamples, *, check: Check = "exists",
         answers: AnswerVocabulary | None = None, num_answers: int | None = None,
-        held_out_images: int = HELD_OUT_IMAGES,
+        held_out_images: int = HELD_OUT_IMAGES, vqa_split: str = "published", restval: bool = False,
     ) -> None:  # fmt: skip
         subset = chosen(SUBSETS, split, path)
         self.num_dropped = 0
@@ -41,7 +44,10 @@ class VqaV2:
         if answers is None and subset.startswith("test"):
             loaded |= {name: _load(path, name, BadSamples(1.0)) for name in ("train2014", "val2014")}
         self.vocabulary = answers or _vocabulary(loaded, num_answers, path)
-        questions = _published_split(loaded, subset, held_out_images)
+        if vqa_split == "karpathy" and not subset.startswith("test"):
+            questions = _karpathy_split(loaded, split, restval, path)
+        else:
+            questions = _published_split(loaded, subset, held_out_images)
         unusable = broken((question.image.path for question in questions), check, bad)  # type: ignore[attr-defined]
         self.questions = []
         for question in questions:
@@ -118,3 +124,21 @@ def _published_split(loaded: dict[str, tuple[list[Question], list[str]]], subset
     if subset == "val2014":
         return [question for question in val if str(question.image) in kept]
     return train + [question for question in val if str(question.image) not in kept]
+
+
+def _karpathy_split(
+    loaded: dict[str, tuple[list[Question], list[str]]], split: str, restval: bool, root: Path
+) -> list[Question]:
+    """The questions about images of one of Karpathy's splits of COCO, train2014 first. Raises DataError."""
+    places = [root, root / "coco", root.parent, root.parent / "coco"]
+    file = next((place / KARPATHY for place in places if (place / KARPATHY).is_file()), None)
+    if file is None:
+        raise DataError(f"no {KARPATHY}, which says what is of which split", where=str(root), fix="put it there")
+    wanted = {split, "restval"} if restval and split == "train" else {split}
+    entries = rows(read_json(file), "images", file)
+    names = {row.get("filename") for row in entries if isinstance(row, dict) and row.get("split") in wanted}
+    asked = [*loaded["train2014"][0], *loaded["val2014"][0]]
+    found = [question for question in asked if Path(str(question.image)).name in names]
+    if not found:
+        raise DataError(f"no question about an image of Karpathy's split '{split}'", where=str(file))
+    return found
