@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -287,3 +289,22 @@ def run_python(code: str, *arguments: object, **options: Any) -> subprocess.Comp
 def leftovers(folder: Path) -> list[str]:
     """Temporaries that a run left in a folder."""
     return sorted(p.name for p in folder.iterdir() if p.name.endswith((".partial", ".old")))
+
+
+@cache
+def positives(dtype: str) -> np.ndarray:
+    """Every number of a 16-bit type from 0 up, in float64."""
+    with np.errstate(invalid="ignore"):
+        every = np.arange(0x8000, dtype=np.uint16).view(NUMPY[dtype]).astype(np.float64)
+    return every[np.isfinite(every)]
+
+
+def nearest(value: float, dtype: str) -> float:
+    """The number of a narrow type that is nearest, of two equally near ones the even one: by exact fractions."""
+    finite = positives(dtype)
+    place = min(int(np.searchsorted(finite, abs(value))), len(finite) - 1)
+    below, above = (Fraction(float(finite[max(place - step, 0)])) for step in (1, 0))
+    distances = abs(Fraction(abs(value)) - below), abs(Fraction(abs(value)) - above)
+    if distances[0] == distances[1]:
+        return float(np.copysign(float(below if (place - 1) % 2 == 0 else above), value))
+    return float(np.copysign(float(min(zip(distances, (below, above), strict=True))[1]), value))

@@ -7,8 +7,9 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+import torch
 
-from tests.helpers import NUMPY, save
+from tests.helpers import NUMPY, nearest, save
 from vlmerge_cli.checkpoint.reader import open_checkpoint
 from vlmerge_cli.engine.arrays import NumpyArrays, count_non_finite, is_finite, narrow
 from vlmerge_cli.engine.torcharrays import TorchArrays
@@ -71,3 +72,22 @@ def test_narrow_rounds_to_the_nearest_even() -> None:
     x = np.array([1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-9, -1 - 2**-8], np.float32)
     np.testing.assert_array_equal(narrow(x, "BF16").view(NUMPY["BF16"]).astype(float), [1, 1 + 2**-6, 1, -1])
     assert narrow(x, "F32").base is not None, "no copy"
+
+
+@pytest.mark.parametrize("arrays", [NumpyArrays, lambda: TorchArrays("cpu")], ids=["numpy", "torch"])
+@pytest.mark.parametrize(("dtype", "bits"), [("BF16", 8), ("F16", 11)])
+def test_float64_is_rounded_once(arrays, dtype: str, bits: int) -> None:
+    """1 + 2⁻⁸ + 2⁻⁴⁰ is above the middle of two numbers of bfloat16; float32 alone would see it in the middle."""
+    random = np.random.default_rng(0)
+    ties = 1 + (2 * random.integers(0, 2 ** (bits - 1), 200) + 1) * 2.0**-bits
+    close = [tie + sign * 2.0**-power for tie in ties for sign in (1, -1) for power in (30, 40, 50)]
+    values = np.array([*ties, *close, *random.standard_normal(200), 1e-41, 1e-8, 0.0, 1 + 2.0**-8 + 2.0**-40])
+    values = np.concatenate([values, -values])
+    stored = np.asarray(arrays().store(arrays_of(arrays, values), dtype)).view(NUMPY[dtype]).astype(np.float64)
+    assert stored.tolist() == [nearest(value, dtype) for value in values.tolist()]
+    if dtype == "BF16":
+        assert stored[len(values) // 2 - 1] == 1.0078125
+
+
+def arrays_of(arrays, values: np.ndarray):
+    return values if arrays is NumpyArrays else torch.from_numpy(values)

@@ -98,8 +98,24 @@ def narrow(array: NumpyArray, dtype: str) -> NumpyArray:
     flat = np.ascontiguousarray(array).reshape(-1)
     if DTYPES[dtype].numpy == flat.dtype.name:
         return flat.view(np.uint8)
+    if flat.dtype == np.float64 and dtype == "BF16":
+        flat = rounded_to_odd(flat)
     with np.errstate(over="ignore", invalid="ignore"):
         return flat.astype(numpy_type(dtype)).view(np.uint8)
+
+
+def rounded_to_odd(array: NumpyArray) -> NumpyArray:
+    """float64 to float32 so that rounding once more to a type of up to 22 bits is as rounding once.
+
+    Towards zero, and the last bit is set where something was lost (Boldo and Melquiond, 2008): conversions to
+    bfloat16 go through float32, where rounding to the nearest would put a value on a tie that is not one.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        near = array.astype(np.float32)
+        bits = near.view(np.uint32)
+        bits -= np.abs(near, dtype=np.float64) > np.abs(array)
+        bits |= near != array
+    return near
 
 
 def is_finite(data: NumpyArray, dtype: str) -> bool:

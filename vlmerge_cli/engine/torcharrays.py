@@ -161,7 +161,10 @@ class TorchArrays:
     @staticmethod
     def rounded(array: Tensor, dtype: str) -> Tensor:
         """The bytes of the values in a file's ``dtype``."""
-        return array.reshape(-1).to(TYPES[dtype]).contiguous().view(torch.uint8)
+        flat = array.reshape(-1)
+        if flat.dtype == torch.float64 and dtype in ("F16", "BF16"):
+            flat = rounded_to_odd(flat)
+        return flat.to(TYPES[dtype]).contiguous().view(torch.uint8)
 
     def _read(self, name: str, extent: Extent) -> Tensor:
         """On the device when it returns, in memory of its own."""
@@ -182,3 +185,12 @@ class TorchArrays:
                 held = torch.empty(size, dtype=torch.uint8, device=self._device)
             self._blocks[name] = held
         return held[:size]
+
+
+def rounded_to_odd(array: Tensor) -> Tensor:
+    """What engine.arrays.rounded_to_odd does, on any device."""
+    near = array.to(torch.float32)
+    bits = near.view(torch.int32)
+    bits -= (near.double().abs() > array.abs()).to(torch.int32)
+    bits |= (near.double() != array).to(torch.int32)
+    return near
