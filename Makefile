@@ -4,8 +4,11 @@
 # make check  ruff and mypy alone
 # make study  the paper's experiment at its smallest, with a report: runs/study-quick
 # make finetune-table CKPT=runs/pretrain   pre-trained beside random starts on every task
+# make gpu    what a quarter of an hour with a GPU can tell; without one a rehearsal. PARTS="tests works": only those
+# make wheels the packages that such a machine may lack, into .whl, where it has no network
 # make bench  measure speed and memory on this machine; PARTS="merge distance": only those
 PYTHON ?= python3
+WHEELS := .whl
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
@@ -13,7 +16,7 @@ STAMP  := $(VENV)/.installed
 TORCH_INDEX ?=
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: install demo test fast check bench study finetune-table clean
+.PHONY: install demo test fast check bench gpu wheels study finetune-table clean
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -38,6 +41,23 @@ fast: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks $(PARTS)
+
+wheels:
+	$(PYTHON) -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
+		--platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
+		-d $(WHEELS) -r benchmarks/wheels.txt
+
+# With the environment of make install, or where there is none with the machine's own Python and the wheels.
+ifneq ($(wildcard $(BIN)/python),)
+gpu:
+	$(BIN)/python -m benchmarks.quarter $(PARTS)
+else
+gpu: $(WHEELS)/site
+	PYTHONPATH=$(CURDIR)/$(WHEELS)/site:$(CURDIR) $(PYTHON) -m benchmarks.quarter $(PARTS)
+endif
+
+$(WHEELS)/site:
+	$(PYTHON) -m pip install --quiet --no-index --no-deps --no-compile --target $@ $(WHEELS)/*.whl
 
 study: $(STAMP)
 	$(BIN)/vlmerge study

@@ -2,14 +2,16 @@
 
     python -m benchmarks.gpu
 
-Merges and distances are whole processes, as a user starts them; Grams and their solutions are timed inside one, from
-arrays that are on the device. The limit of a merge is copying its bytes to the device and back through pinned memory,
-of a distance copying them there, of the others their multiply-adds, at the best rates seen in the same run. Apart: how
-far the results are from the CPU's, relative to the largest entry of each tensor (merges), or to the norm.
+Merges and distances are whole processes, as a user starts them, and once more inside one that has PyTorch and the
+device ready ("warm"); Grams and their solutions are timed inside one, from arrays that are on the device. The limit of
+a merge is copying its bytes to the device and back through pinned memory, of a distance copying them there, of the
+others their multiply-adds, at the best rates seen in the same run. Apart: how far the results are from the CPU's,
+relative to the largest entry of each tensor (merges), or to the norm.
 """
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -23,60 +25,94 @@ from benchmarks import distance, harness, inputs, solve, sums
 from benchmarks.harness import VLMERGE, Command, compare, num_runs, remove, save, spread, time_process
 from vlmerge_cli import console, devices
 from vlmerge_cli.checkpoint.reader import open_checkpoint
+from vlmerge_cli.checkpoint.writer import Target
+from vlmerge_cli.distances.measure import measure as measure_distances
 from vlmerge_cli.engine.arrays import NumpyArrays
 from vlmerge_cli.grams.sums import TorchSums
+from vlmerge_cli.layouts.survey import find
+from vlmerge_cli.merging import merge
+from vlmerge_cli.merging.plan import Request
 from vlmerge_cli.methods import linalg
-from vlmerge_cli.methods.method import Group
+from vlmerge_cli.methods.method import Group, make
 from vlmerge_cli.methods.regmean import RegMean
 
 COPY_BYTES, WIDTH = 1 << 30, 8192
+RATES = {
+    "there": "copy from pinned memory",
+    "back": "copy to pinned memory",
+    "within": "copy within the GPU, bytes read and written",
+    **{name: f"multiply {name} matrices of {WIDTH}" for name in ("bfloat16", "float32", "float64")},
+}
 Values = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Bytes a second to a device and back through pinned memory; operations a second of large products."""
+    """Bytes a second to a device, back (both through pinned memory) and within it; operations of large products."""
 
     there: float
     back: float
+    within: float
+    bfloat16: float
     float32: float
     float64: float
 
 
-def main() -> None:
-    if not (devices.has_gpu() and torch.cuda.is_available()):
+def main(words: list[str]) -> None:
+    """``inputs`` alone makes the inputs; ``rehearse`` takes the CPU where there is no GPU, and small sizes."""
+    on_gpu = devices.has_gpu() and torch.cuda.is_available()
+    if not on_gpu and "rehearse" not in words:
         console.say("no GPU here: nothing to measure")
         return
-    measure("cuda:0")
+    sources = {"W1": inputs.base, "W2": lambda: inputs.grown(8)} if on_gpu else dict.fromkeys(("W1", "W2"), inputs.tiny)
+    if "inputs" in words:
+        for make_input in sources.values():
+            make_input()
+    else:
+        measure("cuda:0" if on_gpu else "cpu", {work: make_input() for work, make_input in sources.items()})
 
 
-def measure(device: str) -> None:
+def measure(device: str, sources: Mapping[str, Path]) -> None:
     rates = rates_of(device)
-    console.say(f"{device}: {rates}")
-    for work, source in (("W1", inputs.base()), ("W2", inputs.grown(8))):
+    keep_rates(rates, device)
+    for work, source in sources.items():
         merges(work, source, device, rates)
-    distances(inputs.base(), device, rates)
+    distances(sources["W1"], device, rates)
     grams(device, rates)
     solutions(device, rates)
 
 
 def rates_of(device: str) -> Rates:
-    host = torch.ones(COPY_BYTES, dtype=torch.uint8, pin_memory=device != "cpu")
+    small = device == "cpu"
+    copied, width = (COPY_BYTES >> 6, WIDTH >> 4) if small else (COPY_BYTES, WIDTH)
+    host = torch.ones(copied, dtype=torch.uint8, pin_memory=device != "cpu")
     there = torch.empty_like(host, device=device)
 
     def products(dtype: torch.dtype) -> float:
-        a, b = (torch.randn(WIDTH, WIDTH, dtype=dtype, device=device) for _ in range(2))
-        return 2 * WIDTH**3 / min(turns(lambda: torch.mm(a, b), device))
+        a, b = (torch.randn(width, width, dtype=dtype, device=device) for _ in range(2))
+        return 2 * width**3 / min(turns(lambda: torch.mm(a, b), device))
 
     return Rates(
-        COPY_BYTES / min(turns(lambda: there.copy_(host, non_blocking=True), device)),
-        COPY_BYTES / min(turns(lambda: host.copy_(there, non_blocking=True), device)),
+        copied / min(turns(lambda: there.copy_(host, non_blocking=True), device)),
+        copied / min(turns(lambda: host.copy_(there, non_blocking=True), device)),
+        2 * copied / min(turns(there.clone, device)),
+        products(torch.bfloat16),
         products(torch.float32),
         products(torch.float64),
     )
 
 
-def turns(call: Callable[[], Any], device: str) -> list[float]:
+def keep_rates(rates: Rates, device: str) -> None:
+    units = {name: "GB/s" if name in ("there", "back", "within") else "TFLOP/s" for name in vars(rates)}
+    rows = {
+        RATES[name]: {"rate": round(rate / (1e9 if units[name] == "GB/s" else 1e12), 1), "unit": units[name]}
+        for name, rate in vars(rates).items()
+    }
+    console.say(str(rows))
+    save("gpu-rates", rows, {"gpu": gpu_of(device)})
+
+
+def turns(call: Callable[[], Any], device: str, runs: int = 5) -> list[float]:
     """Wall seconds of several calls, each until the device is done, after one that warms up."""
 
     def wait() -> None:
@@ -84,7 +120,7 @@ def turns(call: Callable[[], Any], device: str) -> list[float]:
             torch.cuda.synchronize(device)
 
     found = []
-    for _ in range(num_runs(5) + 1):
+    for _ in range(num_runs(runs) + 1):
         wait()
         started = time.perf_counter()
         call()
@@ -100,6 +136,7 @@ def merges(work: str, source: Path, device: str, rates: Rates) -> None:
         for name, where, to in zip(("merge, GPU", "merge, CPU"), (device, "cpu"), outputs, strict=True)
     }
     rows = compare(work, commands, runs=3)
+    warm = spread(warm_turns(lambda: merged(source, outputs[0], device), outputs[0]))
     for command in commands.values():  # once more, for an output that stays
         time_process(replace(command, output=None))
     apart = largest_difference(*outputs)
@@ -107,7 +144,25 @@ def merges(work: str, source: Path, device: str, rates: Rates) -> None:
         remove(output)
     first = next(iter(rows.values()))
     limit = first.bytes_in / rates.there + first.runs[-1].bytes_out / rates.back
-    keep(work, {name: row.values() for name, row in rows.items()}, limit, apart, device)
+    found = {name: row.values() for name, row in rows.items()}
+    keep(work, {**found, "merge, GPU, warm": warm}, limit, apart, device)
+
+
+def merged(source: Path, output: Path, device: str) -> None:
+    with merge.prepared(merge.Inputs(str(source)), make("interpolation", {}), Request()) as ready:
+        merge.run(ready, Target(output, sync=False), merge.Settings(device), lambda _: None)
+
+
+def warm_turns(call: Callable[[], object], output: Path | None = None) -> list[float]:
+    """Wall seconds of some turns in this process after one that warms up; what they write is removed."""
+    found = []
+    for _ in range(num_runs(3) + 1):
+        started = time.perf_counter()
+        call()
+        found.append(time.perf_counter() - started)
+        console.say(f"in one process: {found[-1]:.3f} s")
+        remove(output)
+    return found[1:]
 
 
 def largest_difference(one: Path, other: Path) -> float:
@@ -130,8 +185,15 @@ def distances(source: Path, device: str, rates: Rates) -> None:
     rows = compare("W3", commands, runs=3)
     found, wanted = map(distance.said, rows.values())
     apart = max(abs(found[name] - wanted[name]) / abs(wanted[name]) for name in distance.NAMES)
-    limit = distance.known(source)["num_bytes"] / rates.there
-    keep("W3", {name: row.values() for name, row in rows.items()}, limit, apart, device)
+    with open_checkpoint(source) as opened:
+        survey, _ = find(opened.tensors, None, str(source))
+        warm = spread(warm_turns(lambda: measure_distances(opened, survey, ("v", "l"), threads=4, device=device)))
+        num_bytes = sum(
+            opened.tensors[keys[expert]].num_bytes for keys in survey.groups.values() for expert in ("v", "l")
+        )
+    limit = num_bytes / rates.there
+    found = {name: row.values() for name, row in rows.items()}
+    keep("W3", {**found, "distance, GPU, warm": warm}, limit, apart, device)
 
 
 def grams(device: str, rates: Rates) -> None:
@@ -184,9 +246,12 @@ def keep(work: str, rows: Mapping[str, Values], limit: float, apart: float, devi
     }
     for name, its in values.items():
         console.say(f"{work}: {name} {its['wall_seconds']:.4f} s, {its['share_of_limit']:.1%} of the limit")
-    gpu = "none" if device == "cpu" else torch.cuda.get_device_name(device)
-    save("gpu", values, {"work": work, "gpu": gpu})
+    save("gpu", values, {"work": work, "gpu": gpu_of(device)})
+
+
+def gpu_of(device: str) -> str:
+    return "none" if device == "cpu" else torch.cuda.get_device_name(device)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -18,9 +18,10 @@ from vlmerge_cli import console, records
 from vlmerge_cli.records import Record
 from vlmerge_cli.study import machine as machines
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(os.environ.get("VLMERGE_RESULTS", str(Path(__file__).parent / "results")))
 WORK = Path(os.environ.get("VLMERGE_BENCH", "/tmp/vlmerge-bench"))
-VLMERGE = [str(Path(sys.executable).with_name("vlmerge"))]
+SCRIPT = Path(sys.executable).with_name("vlmerge")
+VLMERGE = [str(SCRIPT)] if SCRIPT.exists() else [sys.executable, "-m", "vlmerge_cli"]
 PEERS = Path(os.environ.get("VLMERGE_PEERS", str(WORK / "peers"))) / "bin"
 LAUNCH = Path(__file__).with_name("launch.py")
 BLOCK_BYTES = 8 << 20

@@ -49,6 +49,11 @@ def base() -> Path:
     return made("base-F32.safetensors", lambda path: build(path, SIZES["base"], "F32", "specific", 0, SHARD_BYTES))
 
 
+def tiny() -> Path:
+    """For a rehearsal."""
+    return made("tiny-F32.safetensors", lambda path: build(path, SIZES["tiny"], "F32", "specific", 0, SHARD_BYTES))
+
+
 def base_halves() -> tuple[Path, Path]:
     """As many bytes as ``base`` in two agnostic files, for tools that merge whole files."""
     one, two = (

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import distance, gpu, harness, inputs, latest, render, solve, sums
+from benchmarks import distance, gpu, harness, latest, render, solve, sums
 from fixtures.build import SIZES, build
 from tests.helpers import save
 
@@ -22,27 +22,26 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(harness, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(harness.os, "sync", lambda: None)
     monkeypatch.setenv("VLMERGE_BENCH_RUNS", "1")
-    monkeypatch.setattr(gpu, "COPY_BYTES", 1 << 16)
-    monkeypatch.setattr(gpu, "WIDTH", 32)
+    monkeypatch.setattr(gpu, "COPY_BYTES", 1 << 22)
+    monkeypatch.setattr(gpu, "WIDTH", 512)
     monkeypatch.setattr(sums, "WIDTHS", {"qkv": 300, "fc2": 40})
     monkeypatch.setattr(sums, "NUM_TOKENS", 700)
     monkeypatch.setattr(solve, "SHAPES", ((9, 5), (4, 7)))
     one, many = tmp_path / "one.safetensors", tmp_path / "many"
     build(one, SIZES["tiny"], "F32", "specific", 0, 10**9)
     build(many, SIZES["tiny"], "BF16", "specific", 0, 200_000)
-    monkeypatch.setattr(inputs, "base", lambda: one)
-    monkeypatch.setattr(inputs, "grown", lambda gigabytes: many)
     return tmp_path
 
 
 def test_every_work_has_its_rows(small: Path) -> None:
-    gpu.measure("cpu")
+    gpu.measure("cpu", {"W1": small / "one.safetensors", "W2": small / "many"})
     rows = latest.latest("gpu")
-    assert [row.at["work"] for row in rows] == [w for w in ("W1", "W2", "W3", "W4, Grams", "W4, solve") for _ in "ab"]
+    rows_of = {"W1": 3, "W2": 3, "W3": 3, "W4, Grams": 2, "W4, solve": 2}
+    assert [row.at["work"] for row in rows] == [work for work, number in rows_of.items() for _ in range(number)]
     assert all(row.values["wall_seconds"] > 0 and row.values["share_of_limit"] >= 0 for row in rows)
-    assert [row.values["apart"] for row in rows[:6]] == [0] * 6, "the same device"
-    assert all(0 < row.values["apart"] < 1e-6 for row in rows[6:8])
-    assert all(row.values["apart"] < 1e-12 for row in rows[8:])
+    assert [row.values["apart"] for row in rows[:9]] == [0] * 9, "the same device"
+    assert all(0 < row.values["apart"] < 1e-6 for row in rows[9:11])
+    assert all(row.values["apart"] < 1e-12 for row in rows[11:])
     assert not list((small / "work").glob("out*"))
     assert "| W4, solve | RegMean: Cholesky |" in render.table("gpu")
 

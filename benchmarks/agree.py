@@ -1,0 +1,193 @@
+"""How far everything that runs on a GPU is from the CPU's numbers, with a bound for each.
+
+    python -m benchmarks.agree [DEVICE]
+
+A small model on the built-in data set: its Grams, every method and distance, a pre-training
+step (loss, gradients, in each precision, compiled) and some steps of fine-tuning on every task. Apart means: relative
+to the largest entry of each tensor (merges), to the norm (Grams, gradients), or to the value (distances, losses).
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from benchmarks.gpu import gpu_of, largest_difference
+from benchmarks.harness import save
+from vlmerge_cli import console, devices, records
+from vlmerge_cli.checkpoint.reader import open_checkpoint
+from vlmerge_cli.checkpoint.writer import Target
+from vlmerge_cli.data import tokenizer
+from vlmerge_cli.data.bad import BadSamples
+from vlmerge_cli.data.batch import Batch
+from vlmerge_cli.data.loader import Loader
+from vlmerge_cli.data.prepare import Form
+from vlmerge_cli.data.shapes.options import ShapesOptions
+from vlmerge_cli.data.sources import open_data
+from vlmerge_cli.data.transforms import PUBLISHED
+from vlmerge_cli.distances.measure import measure
+from vlmerge_cli.grams.from_data import Choices, gather
+from vlmerge_cli.layouts.survey import find
+from vlmerge_cli.merging import merge
+from vlmerge_cli.merging.plan import Request
+from vlmerge_cli.methods import METHODS
+from vlmerge_cli.methods.method import make
+from vlmerge_cli.model.config import HEADS, preset
+from vlmerge_cli.model.vlmodel import VLModel
+from vlmerge_cli.tasks import TASKS
+from vlmerge_cli.training import finetune, finetune_config
+from vlmerge_cli.training.parallel import parallelize
+from vlmerge_cli.training.pretrain import PretrainStep
+from vlmerge_cli.training.pretrain_config import Objectives
+from vlmerge_cli.training.run_folder import save_model
+from vlmerge_cli.training.start import look
+
+SHAPES = {"image_px": 64, "train": 64, "val": 16, "test": 16}
+WIDTH, FFN, NUM_LAYERS, NUM_PAIRS, STEPS = 256, 1024, 3, 64, 3
+METRICS = ("l2", "cosine", "ssd", "tssd")
+#: What is compared, how far apart it is, how far it may be.
+Row = tuple[str, float, float]
+
+
+def main(device: str) -> int:
+    found: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_model(folder / "model", "specific", 0)
+        make_model(folder / "base", "agnostic", 1)
+        for part in (grams, methods, distances, pretraining, finetuning):
+            try:
+                for what, apart, bound in part(folder, device):
+                    console.say(f"{what}: {apart:.1e} apart, {bound:.0e} allowed")
+                    found[what] = {"apart": apart, "bound": bound, "holds": bool(apart <= bound)}
+            except Exception:
+                traceback.print_exc()
+                found[part.__name__] = {"apart": float("inf"), "bound": 0.0, "holds": False}
+    save("gpu-agreement", found, {"gpu": gpu_of(device)})
+    return 0 if all(values["holds"] for values in found.values()) else 1
+
+
+def make_model(folder: Path, architecture: str, seed: int) -> None:
+    """Random experts that differ, as trained ones do."""
+    words = tokenizer.load("bundled", 20)
+    torch.manual_seed(seed)
+    config = preset(
+        "base", architecture=architecture, heads=HEADS[:3], vocab_size=words.size, image_px=64, width=WIDTH,
+        num_heads=4, ffn_width=FFN, num_layers=NUM_LAYERS, fusion_layer=NUM_LAYERS - 1, max_text_tokens=20,
+        text_bias_tokens=20, drop_path=0.0, dropout=0.0, num_answers=30, num_classes=48,
+    )  # fmt: skip
+    model = VLModel(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.02 * torch.randn_like(parameter)
+    save_model(model, folder, {"tokenizer": "bundled", "run": {"shapes": SHAPES, "data": ["shapes"]}})
+
+
+def grams(folder: Path, device: str) -> Iterator[Row]:
+    for precision, bound in (("float32", 1e-6), ("bfloat16", 1e-2), ("float64", 1e-12)):
+        paths = {}
+        for where in ("cpu", device):
+            paths[where] = folder / f"{precision}-{where.replace(':', '')}.grams.safetensors"
+            choices = Choices(("shapes",), num_examples=NUM_PAIRS, precision=precision, device=where)
+            gather(str(folder / "model"), Target(paths[where], force=True), choices, quiet=True)
+        yield f"Grams, {precision}", norm_difference(paths[device], paths["cpu"]), bound
+    paths["cpu"].replace(folder / "grams.safetensors")
+
+
+def norm_difference(one: Path, other: Path) -> float:
+    a, b = load_file(one), load_file(other)
+    assert a.keys() == b.keys()
+    return max(relative(a[key], b[key]) for key in b)
+
+
+def relative(found: torch.Tensor, truth: torch.Tensor) -> float:
+    return float((found - truth).norm() / truth.norm())
+
+
+def methods(folder: Path, device: str) -> Iterator[Row]:
+    for name in METHODS:
+        method = make(name, {})
+        for where in ("cpu", device):
+            inputs = merge.Inputs(
+                str(folder / "model"),
+                str(folder / "base") if method.needs_base else None,
+                str(folder / "grams.safetensors") if any(map(method.needs_grams, merge.ANY_LINEAR)) else None,
+            )
+            with merge.prepared(inputs, method, Request()) as ready:
+                out = folder / f"merged-{where.replace(':', '')}"
+                merge.run(ready, Target(out, force=True, sync=False), merge.Settings(where), lambda _: None)
+        there, here = (folder / f"merged-{where.replace(':', '')}" for where in (device, "cpu"))
+        yield f"merge, {name}", largest_difference(there, here), 1e-6
+
+
+def distances(folder: Path, device: str) -> Iterator[Row]:
+    with open_checkpoint(str(folder / "model")) as opened:
+        survey, _ = find(opened.tensors, None, "")
+        there, here = (measure(opened, survey, ("v", "l"), device=where).whole for where in (device, "cpu"))
+    for name in METRICS:
+        yield f"distance, {name}", abs(getattr(there, name) / getattr(here, name) - 1), 1e-9
+
+
+def batch() -> Batch:
+    form = Form(64, tokenizer.load("bundled", 20), PUBLISHED, 0.25)
+    data = open_data(["shapes"], "pairs", "train", BadSamples(), shapes=ShapesOptions(**SHAPES))
+    return next(Loader(data, form, 16).steps())
+
+
+def pretraining(folder: Path, device: str) -> Iterator[Row]:
+    """One step's loss and gradients beside float64 on the CPU: how far the device is, and the CPU in that precision."""
+    given = batch()
+    truth = gradients(folder, given, "cpu", "float64")
+    for precision, compiled in (("float64", False), ("float32", False), ("bfloat16", False), ("float32", True)):
+        if compiled and device == "cpu":
+            continue
+        here = gradients(folder, given, "cpu", precision)
+        there = gradients(folder, given, device, precision, compiled)
+        what = f"pre-training, {precision}{', compiled' if compiled else ''}"
+        least = {"float64": 1e-11, "float32": 1e-5, "bfloat16": 1e-3}[precision]
+        for name, index in (("loss", 0), ("gradient", 1)):
+            bound = max(least, 3 * relative(here[index], truth[index]))
+            yield f"{what}, {name}", relative(there[index], truth[index]), bound
+
+
+def gradients(folder: Path, given: Batch, device: str, precision: str, compiled: bool = False) -> list[torch.Tensor]:
+    model = VLModel.from_pretrained(str(folder / "model")).to(device).train()
+    step = PretrainStep(model, Objectives(hard_from=1.0, hard_full=1.0), 0)
+    if precision == "float64":
+        step.double()
+    ready = parallelize(step, model, parallel="ddp", recompute=False, compiled=compiled)
+    inputs = given.to(device)
+    with torch.autocast(device.partition(":")[0], torch.bfloat16, enabled=precision == "bfloat16"):
+        loss, _ = ready(inputs.double() if precision == "float64" else inputs, 0.0)
+    loss.backward()
+    flat = torch.cat([p.grad.double().cpu().flatten() for p in model.parameters() if p.grad is not None])
+    return [loss.detach().double().cpu(), flat]
+
+
+def finetuning(folder: Path, device: str) -> Iterator[Row]:
+    """The losses of some steps: the device's beside the CPU's."""
+    for task in TASKS:
+        losses = {}
+        for where in ("cpu", device):
+            out = folder / f"{task}-{where.replace(':', '')}"
+            given = {
+                "task": task, "checkpoint": str(folder / "model"), "data": ["shapes"], "steps": STEPS, "batch_size": 16,
+                "saving": {"every": STEPS, "validate_every": STEPS, "log_every": 1}, "max_samples": 16,
+                "optimizer": {"lr": 1e-5},
+            }  # fmt: skip
+            config = finetune_config.load(look(folder / "model"), None, given, [])
+            finetune.finetune(finetune.Run(config, out, where), force=True)
+            rows = [row for row in records.read(out / "metrics.jsonl") if row.kind == "train"]
+            losses[where] = torch.tensor([row.values["loss"] for row in rows], dtype=torch.float64)
+        yield f"fine-tuning, {task}", relative(losses[device], losses["cpu"]), 1e-4
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1] if len(sys.argv) > 1 else "cuda" if devices.has_gpu() else "cpu"))
