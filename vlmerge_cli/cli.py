@@ -22,6 +22,7 @@ COMMANDS = {
     "grams": "Collect the Gram matrices that RegMean needs; add and show files of them.",
     "distance": "How far the experts are apart: L2, cosine, SSD, TSSD. Will they merge?",
     "pretrain": "Train a vision-language model whose experts can be merged.",
+    "distill": "Train a merge to act like the checkpoint it is made of; no labels, minutes.",
     "finetune": "Train a checkpoint for one task; it may be merged on the way in.",
     "evaluate": "Score a checkpoint on a benchmark, zero-shot or fine-tuned.",
     "sweep": "Many merges in one pass over a checkpoint, each scored.",

@@ -261,9 +261,13 @@ class VLModel(HubFolder, nn.Module):
 
     def features(self, state: State, *, second: bool = False, keep: Tensor | None = None) -> Tensor:
         """For retrieval and ITC: the first token, projected, of length 1, (B, width); ``second``: by vl."""
-        side = "text" if state.expert == "l" else "image"
-        first_token = self.alone(state, "vl" if second else None, keep=keep)[:, 0]
-        projected = self._head(f"ifm_vl_{side}_proj" if second else f"ifm_{side}_proj")(first_token)
+        hidden = self.alone(state, "vl" if second else None, keep=keep)
+        return self.projected(hidden, state.expert, second=second)
+
+    def projected(self, hidden: Tensor, expert: str, *, second: bool = False) -> Tensor:
+        """Features (B, width) of the hidden states (B, T, width) of ``l``'s or ``v``'s tokens at the end."""
+        side = "text" if expert == "l" else "image"
+        projected = self._head(f"ifm_vl_{side}_proj" if second else f"ifm_{side}_proj")(hidden[:, 0])
         exact = projected if projected.dtype == torch.float64 else projected.float()
         return functional.normalize(exact, dim=-1)
 
