@@ -68,7 +68,9 @@ def main(names: list[str]) -> int:
         if name == "works" and inputs is not None:
             inputs.wait()
         started = time.monotonic()
-        ended = _run(name, on_gpu, out, settings, min(PARTS[name].limit_seconds, end - started), work)
+        ended = _run(
+            name, on_gpu, out, settings, min(PARTS[name].limit_seconds / (1 if on_gpu else 3), end - started), work
+        )
         rows.append((name, ended, f"{time.monotonic() - started:.0f} s"))
         print(*rows[-1], flush=True)
     if inputs is not None:
@@ -86,7 +88,9 @@ def _run(name: str, on_gpu: bool, out: Path, settings: dict[str, str], limit: fl
         words += [str(path) for path in sorted((ROOT / "tests").rglob("test_*.py")) if "mark.gpu" in path.read_text()]
     elif name == "study":
         words = [*words, "--out", str(work / "study")] + ([] if on_gpu else [*STUDY_REHEARSAL])
-    with open(out / f"{name}.log", "wb") as log:
+    with open(out / "log.txt", "ab") as log:
+        log.write(f"\n=== {name}: {' '.join(words[1:])}\n".encode())
+        log.flush()
         process = subprocess.Popen(words, cwd=ROOT, env=settings, stdout=log, stderr=log)
         try:
             code = process.wait(limit)
