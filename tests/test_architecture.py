@@ -22,7 +22,7 @@ FLOORS = [
     {"steps"},
     {"grams", "distances", "tasks"},
     {"merging"},
-    {"training"},
+    {"training", "layerwise"},
     {"study", "reports"},
     {"flags"},
     {"commands"},

@@ -23,13 +23,20 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, bias: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """x (B, T, width), bias (heads, T, T), mask (B, T) False where no one may look; to (B, T, width)."""
+        return self.proj(self.mixed(x, bias, mask))  # type: ignore[no-any-return]
+
+    def mixed(self, x: Tensor, bias: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """What the projection is given: the heads side by side, (B, T, width)."""
         num_rows, num_tokens, width = x.shape
-        qkv_bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        qkv = functional.linear(x, self.qkv.weight, qkv_bias)  # (B, T, 3·width)
-        q, k, v = qkv.view(num_rows, num_tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # (B, heads, T, d)
+        heads = self.looked_up(x).view(num_rows, num_tokens, 3, self.num_heads, -1)
+        q, k, v = heads.permute(2, 0, 3, 1, 4)  # (B, heads, T, d)
         y = functional.scaled_dot_product_attention(q, k, v, attn_mask=additive(bias, mask, q.dtype))
-        y = y.transpose(1, 2).reshape(num_rows, num_tokens, width)
-        return self.proj(y)  # type: ignore[no-any-return]
+        return y.transpose(1, 2).reshape(num_rows, num_tokens, width)
+
+    def looked_up(self, x: Tensor) -> Tensor:
+        """Queries, keys and values side by side, (B, T, 3·width)."""
+        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        return functional.linear(x, self.qkv.weight, bias)
 
 
 def additive(bias: Tensor | None, mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:

@@ -154,6 +154,10 @@ class VLModel(HubFolder, nn.Module):
         """Image (B, 3, px, px) in [-1, 1] to its state; ``second``: it is NLVR2's second image."""
         return self._lower("v", self._embed_image(image, second), None, keep)
 
+    def embedded(self, ids: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+        """What goes into layer 0, (B, T, width) and (B, 1 + g², width): ids (B, T), image (B, 3, px, px)."""
+        return self._embed_text(ids), self._embed_image(image, False)
+
     def _embed_text(self, ids: Tensor, drop: Tensor | None = None) -> Tensor:
         room = self.config.max_text_tokens
         if ids.shape[1] > room:
@@ -222,7 +226,7 @@ class VLModel(HubFolder, nn.Module):
         x = torch.cat([text, image], dim=1)  # (B, T + 1 + g², width)
         mask = None if mask is None else functional.pad(mask, (0, num_image), value=True)
         keep = self._draw_keep(x) if keep is None else keep
-        index = self._joint_index(num_text)
+        index = self.joint_index_of(num_text)
         fusion = self.config.fusion_layer
         x = self._run(x, range(layers.start, fusion), (("l", num_text), ("v", num_image)), index, mask, keep)
         x = self._run(x, range(fusion, layers.stop), (("vl", num_text + num_image),), index, mask, keep)
@@ -240,7 +244,7 @@ class VLModel(HubFolder, nn.Module):
         keep = self._draw_keep(x) if keep is None else keep
         return self.transformer.run(x, layers, parts, bias, mask, keep)
 
-    def _joint_index(self, num_text: int) -> Tensor:
+    def joint_index_of(self, num_text: int) -> Tensor:
         """Rows of the table for ``num_text`` tokens of text, maybe fewer than the model has room for."""
         room = self.config.max_text_tokens
         if num_text == room:
