@@ -40,7 +40,6 @@ from vlmerge_cli.merging.plan import Request
 from vlmerge_cli.methods import METHODS
 from vlmerge_cli.methods.method import make
 from vlmerge_cli.model.config import HEADS, preset
-from vlmerge_cli.model.vlmodel import VLModel
 from vlmerge_cli.tasks import TASKS
 from vlmerge_cli.training import finetune, finetune_config
 from vlmerge_cli.training.parallel import parallelize
@@ -48,6 +47,7 @@ from vlmerge_cli.training.pretrain import PretrainStep
 from vlmerge_cli.training.pretrain_config import Objectives
 from vlmerge_cli.training.run_folder import save_model
 from vlmerge_cli.training.start import look
+from vlmerge_cli.weights.vlmodel import VLModel
 
 SHAPES = {"image_px": 64, "train": 64, "val": 16, "test": 16}
 WIDTH, NUM_LAYERS, NUM_PAIRS, STEPS = 256, 3, 64, 3

@@ -36,12 +36,12 @@ from vlmerge_cli.grams.collector import Collector, collect_grams
 from vlmerge_cli.grams.from_data import Choices, gather
 from vlmerge_cli.layouts.layout import built_in
 from vlmerge_cli.model.config import PRETRAINING_HEADS, preset
-from vlmerge_cli.model.vlmodel import VLModel
 from vlmerge_cli.training.optim import make_optimizer
 from vlmerge_cli.training.parallel import parallelize
 from vlmerge_cli.training.pretrain import PretrainStep
 from vlmerge_cli.training.pretrain_config import Objectives, Optimizer
 from vlmerge_cli.training.run_folder import save_model
+from vlmerge_cli.weights.vlmodel import VLModel
 
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 NUM_STEPS, NUM_BATCHES = 8, 2

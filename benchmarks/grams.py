@@ -32,7 +32,7 @@ from vlmerge_cli.grams.collector import Collector, collect_grams, find_sites
 from vlmerge_cli.layouts.layout import built_in
 from vlmerge_cli.methods.lapack import syrk
 from vlmerge_cli.model.config import preset
-from vlmerge_cli.model.vlmodel import VLModel
+from vlmerge_cli.weights.vlmodel import VLModel
 
 BATCH, NUM_ROUNDS = 8, 3
 MEMORY_LIMIT = 400_000_000

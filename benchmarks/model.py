@@ -71,7 +71,7 @@ def step(forward: Callable[[], torch.Tensor], parameters: list[torch.nn.Paramete
 def ours() -> Iterator[tuple[str, Callable[[], object], int]]:
     """(row, what to time, operations for one sample)."""
     from vlmerge_cli.model.config import preset
-    from vlmerge_cli.model.vlmodel import VLModel
+    from vlmerge_cli.weights.vlmodel import VLModel
 
     torch.manual_seed(0)
     image = torch.randn(BATCH, 3, PX, PX)

@@ -24,11 +24,11 @@ from vlmerge_cli.data.loader import Loader
 from vlmerge_cli.data.prepare import Form
 from vlmerge_cli.data.shapes.options import ShapesOptions
 from vlmerge_cli.data.sources import open_data
-from vlmerge_cli.model.vlmodel import VLModel
 from vlmerge_cli.records import Record
 from vlmerge_cli.training.optim import make_optimizer
 from vlmerge_cli.training.pretrain import PretrainStep
 from vlmerge_cli.training.pretrain_config import AUGMENTS, load
+from vlmerge_cli.weights.vlmodel import VLModel
 
 
 @dataclass(frozen=True)

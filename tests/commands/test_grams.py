@@ -14,7 +14,7 @@ from vlmerge_cli.checkpoint.reader import open_checkpoint
 from vlmerge_cli.cli import app
 from vlmerge_cli.data.shapes.options import ShapesOptions
 from vlmerge_cli.model.config import preset
-from vlmerge_cli.model.vlmodel import VLModel
+from vlmerge_cli.weights.vlmodel import VLModel
 
 pytestmark = pytest.mark.xdist_group("grams-command")  # its fixtures are made once
 

@@ -20,7 +20,7 @@ from vlmerge_cli.grams.sums import HostSums, Sums, TorchSums
 from vlmerge_cli.layouts.layout import Layout, built_in, from_mapping
 from vlmerge_cli.methods.linalg import unpack
 from vlmerge_cli.model.config import preset
-from vlmerge_cli.model.vlmodel import VLModel
+from vlmerge_cli.weights.vlmodel import VLModel
 
 LAYOUT = built_in("vl-merging")
 Golden = tuple[VLModel, dict[str, Tensor]]

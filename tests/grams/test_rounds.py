@@ -23,7 +23,7 @@ from vlmerge_cli.grams.collector import Collector, find_sites
 from vlmerge_cli.layouts.layout import built_in
 from vlmerge_cli.methods.linalg import pack
 from vlmerge_cli.model.config import preset
-from vlmerge_cli.model.vlmodel import VLModel
+from vlmerge_cli.weights.vlmodel import VLModel
 
 pytestmark = pytest.mark.xdist_group("grams-run")  # its fixtures are made once
 
@@ -130,7 +130,7 @@ from pathlib import Path
 from tests.grams.test_rounds import Made, job
 from vlmerge_cli.grams import rounds
 from vlmerge_cli.model.config import preset
-from vlmerge_cli.model.vlmodel import VLModel
+from vlmerge_cli.weights.vlmodel import VLModel
 import torch
 torch.manual_seed(0)
 model = VLModel(preset("micro", architecture="specific")).eval()
@@ -175,7 +175,7 @@ from tests.grams.test_rounds import Made, job
 from vlmerge_cli import ranks
 from vlmerge_cli.grams import rounds
 from vlmerge_cli.model.config import preset
-from vlmerge_cli.model.vlmodel import VLModel
+from vlmerge_cli.weights.vlmodel import VLModel
 import torch
 ranks.start()
 torch.manual_seed(0)

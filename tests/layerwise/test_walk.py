@@ -14,8 +14,8 @@ from tests.tasks.helpers import batch
 from vlmerge_cli.errors import UsageError
 from vlmerge_cli.layerwise.streams import Streams, opened
 from vlmerge_cli.layerwise.walk import Settings, Walk
-from vlmerge_cli.model.vlmodel import VLModel
 from vlmerge_cli.steps.distillation import Shares, distillation
+from vlmerge_cli.weights.vlmodel import VLModel
 
 DEFAULT = Settings()
 ARCHITECTURES = ("specific", "custom-attn", "custom-ffn", "custom-attn-ln", "custom-ffn-ln")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vlmerge_cli.model.config import HEADS, ModelConfig, preset
-from vlmerge_cli.model.vlmodel import VLModel
+from vlmerge_cli.weights.vlmodel import VLModel
 
 FIVE = ("specific", "custom-attn", "custom-ffn", "custom-ln", "agnostic")
 

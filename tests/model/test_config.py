@@ -112,5 +112,5 @@ def test_grid_of_a_table(rows: int, others: int, grid: int | None) -> None:
 
 
 def test_a_configuration_needs_no_torch() -> None:
-    code = "import sys, vlmerge_cli.model.config, vlmerge_cli.model.infer; sys.exit('torch' in sys.modules)"
+    code = "import sys, vlmerge_cli.model.config, vlmerge_cli.weights.inferred_config; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from vlmerge_cli.model.config import preset
-from vlmerge_cli.model.vlmodel import VLModel, count_parameters
+from vlmerge_cli.model.network import count_parameters
+from vlmerge_cli.weights.vlmodel import VLModel
 
 #: In the published state dict, used by no pass: text position table, temporal bias table, mask token.
 NOT_USED = 40 * 768 + 2 * 144 + 768

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.conftest import goldens_folder
-from vlmerge_cli.model.vlmodel import VLModel
+from vlmerge_cli.weights.vlmodel import VLModel
 
 MANIFEST = goldens_folder() / "forward" / "manifest.json"
 CASES = json.loads(MANIFEST.read_text())["cases"] if MANIFEST.exists() else {}

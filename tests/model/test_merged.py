@@ -11,8 +11,8 @@ from tests import helpers
 from tests.model.conftest import FIVE, batch, build, every_output, micro
 from vlmerge_cli.grams.gram_file import SUFFIX
 from vlmerge_cli.methods import METHODS
-from vlmerge_cli.model.vlmodel import VLModel
-from vlmerge_cli.model.weights import load_weights
+from vlmerge_cli.weights.load import load_weights
+from vlmerge_cli.weights.vlmodel import VLModel
 
 OWNED = [name for name in FIVE if name != "agnostic"]
 

@@ -9,8 +9,9 @@ from torch import nn
 from tests.model.conftest import FIVE, batch, build, every_output, micro
 from vlmerge_cli.errors import UsageError
 from vlmerge_cli.model.config import ARCHITECTURES
-from vlmerge_cli.model.vlmodel import State, VLModel
-from vlmerge_cli.model.weights import load_weights
+from vlmerge_cli.model.hidden import State
+from vlmerge_cli.weights.load import load_weights
+from vlmerge_cli.weights.vlmodel import VLModel
 
 VARIANTS = [(name, False) for name in ARCHITECTURES] + [
     ("custom-ln", True),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.model.conftest import FIVE, Batch, batch, build, every_output, loss_of, micro
-from vlmerge_cli.model.vlmodel import VLModel
+from vlmerge_cli.weights.vlmodel import VLModel
 
 VARIANTS = [*((name, {}) for name in FIVE), ("custom-ln", {"joint_below_fusion": True}),
             ("specific", {"positions": "absolute"})]  # fmt: skip

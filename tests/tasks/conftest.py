@@ -16,9 +16,9 @@ from vlmerge_cli.data.shapes.cached import folder
 from vlmerge_cli.data.shapes.options import PART_OF, ShapesOptions
 from vlmerge_cli.data.sources import open_data
 from vlmerge_cli.data.tokenizer import load
-from vlmerge_cli.model.vlmodel import VLModel
 from vlmerge_cli.steps.evaluation import Evaluation
 from vlmerge_cli.tasks.task import measure
+from vlmerge_cli.weights.vlmodel import VLModel
 
 OPTIONS = ShapesOptions(image_px=8, train=40, val=13, test=8)
 

@@ -12,9 +12,9 @@ import torch
 from tests.model.conftest import build, micro
 from tests.tasks import helpers
 from tests.tasks.helpers import one_by_one
-from vlmerge_cli.model.vlmodel import VLModel
 from vlmerge_cli.steps.evaluation import Evaluation
 from vlmerge_cli.tasks.nlvr2 import Nlvr2
+from vlmerge_cli.weights.vlmodel import VLModel
 
 
 def logits(model: VLModel, batch: Any) -> torch.Tensor:

@@ -20,7 +20,6 @@ from vlmerge_cli.data.shapes.cached import folder
 from vlmerge_cli.data.shapes.options import PART_OF, ShapesOptions
 from vlmerge_cli.errors import DataError, UsageError
 from vlmerge_cli.model.config import preset
-from vlmerge_cli.model.vlmodel import VLModel
 from vlmerge_cli.study.merged import Merging
 from vlmerge_cli.tasks import TASKS
 from vlmerge_cli.tasks.task import task as task_of
@@ -29,6 +28,7 @@ from vlmerge_cli.training.finetune import Run, finetune
 from vlmerge_cli.training.finetune_config import load
 from vlmerge_cli.training.scoring import Question, score
 from vlmerge_cli.training.start import look
+from vlmerge_cli.weights.vlmodel import VLModel
 
 pytestmark = pytest.mark.xdist_group("finetune")  # its fixtures are made once
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import torch
 
 from tests.model.conftest import micro
-from vlmerge_cli.model.vlmodel import VLModel
 from vlmerge_cli.training.optim import decays, make_optimizer
 from vlmerge_cli.training.pretrain_config import Optimizer
+from vlmerge_cli.weights.vlmodel import VLModel
 
 
 def test_what_decays_does_not_depend_on_the_architecture() -> None:

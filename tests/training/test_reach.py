@@ -7,11 +7,11 @@ from torch import Tensor
 
 from tests.model.conftest import build, micro
 from vlmerge_cli.data.batch import Batch
-from vlmerge_cli.model.vlmodel import VLModel
 from vlmerge_cli.steps.noise import Noise
 from vlmerge_cli.steps.passes import Passes
 from vlmerge_cli.tasks.task import Task, task
 from vlmerge_cli.training.reach import freeze_unreached
+from vlmerge_cli.weights.vlmodel import VLModel
 
 
 def loss_of(model: VLModel, chosen: Task) -> Callable[[Batch], Tensor]:

@@ -22,7 +22,7 @@ from torch import Tensor
 from vlmerge_cli.errors import UsageError, nearest
 from vlmerge_cli.grams.collector import Collector
 from vlmerge_cli.layouts.survey import Survey
-from vlmerge_cli.model.vlmodel import VLModel
+from vlmerge_cli.weights.vlmodel import VLModel
 
 PASSES = ("image", "text", "itc", "joint")
 

@@ -28,7 +28,7 @@ from vlmerge_cli.grams.collector import Collector
 from vlmerge_cli.grams.gram_file import sibling_grams
 from vlmerge_cli.layouts.layout import Layout
 from vlmerge_cli.layouts.survey import find
-from vlmerge_cli.model.vlmodel import VLModel
+from vlmerge_cli.weights.vlmodel import VLModel
 
 PRECISIONS = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
 

@@ -21,7 +21,7 @@ from torch.nn import functional
 from vlmerge_cli.model import positions
 from vlmerge_cli.model.config import ModelConfig
 from vlmerge_cli.model.experts import Parts
-from vlmerge_cli.model.vlmodel import VLModel
+from vlmerge_cli.weights.vlmodel import VLModel
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from vlmerge_cli.layerwise import halves
 from vlmerge_cli.layerwise.fit import Fit, rows_of
 from vlmerge_cli.layerwise.halves import Give, Layer
 from vlmerge_cli.layerwise.streams import Stream, Streams, as_tensors, bias_of, from_tensors, parted
-from vlmerge_cli.model.vlmodel import VLModel
+from vlmerge_cli.weights.vlmodel import VLModel
 
 See = Callable[[Layer, Stream, Give], None]
 

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from vlmerge_cli import ranks
-from vlmerge_cli.model.vlmodel import State
+from vlmerge_cli.model.hidden import State
 
 Gradients = Literal["all", "local"]
 

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from vlmerge_cli import ranks
 from vlmerge_cli.data.batch import Batch
-from vlmerge_cli.model.vlmodel import VLModel
 from vlmerge_cli.steps.across_ranks import gather, total
 from vlmerge_cli.steps.passes import widened
+from vlmerge_cli.weights.vlmodel import VLModel
 
 
 @dataclass(frozen=True)

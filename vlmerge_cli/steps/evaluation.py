@@ -21,8 +21,9 @@ from vlmerge_cli.data.batch import Batch
 from vlmerge_cli.data.loader import Loader
 from vlmerge_cli.data.prepare import Form
 from vlmerge_cli.data.sources import DataSet
-from vlmerge_cli.model.vlmodel import State, VLModel
+from vlmerge_cli.model.hidden import State
 from vlmerge_cli.steps.across_ranks import gather
+from vlmerge_cli.weights.vlmodel import VLModel
 
 PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 Look = Callable[[Batch], Tensor]

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from vlmerge_cli.data.batch import Batch
-from vlmerge_cli.model.vlmodel import Joint, State, VLModel
+from vlmerge_cli.model.hidden import Joint, State
 from vlmerge_cli.steps.across_ranks import Gradients, gather, gather_state
 from vlmerge_cli.steps.noise import Noise
+from vlmerge_cli.weights.vlmodel import VLModel
 
 
 @dataclass(frozen=True)

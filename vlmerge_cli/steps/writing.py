@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vlmerge_cli.data.draws import generator
 from vlmerge_cli.data.tokenizer import Tokenizer
-from vlmerge_cli.model.vlmodel import VLModel
+from vlmerge_cli.weights.vlmodel import VLModel
 
 WORDS_A_STEP = 2
 SHORTEST = 4  # words; the longest text fills what the model takes

@@ -18,7 +18,6 @@ from vlmerge_cli.distances.measure import measure
 from vlmerge_cli.grams.from_data import Choices, gather
 from vlmerge_cli.layouts.survey import find
 from vlmerge_cli.model.config import preset
-from vlmerge_cli.model.vlmodel import VLModel
 from vlmerge_cli.records import Record
 from vlmerge_cli.study.merged import Merging
 from vlmerge_cli.study.nodes import Model, Place
@@ -28,6 +27,7 @@ from vlmerge_cli.training.pretrain_config import over
 from vlmerge_cli.training.run_folder import save_model
 from vlmerge_cli.training.scoring import Question, score
 from vlmerge_cli.training.start import look
+from vlmerge_cli.weights.vlmodel import VLModel
 
 SPLITS = ("val", "test")
 CURVE_POINTS = 25  # of a training curve

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vlmerge_cli import ranks
-from vlmerge_cli.model.vlmodel import Joint
+from vlmerge_cli.model.hidden import Joint
 from vlmerge_cli.steps.across_ranks import gather, total
 from vlmerge_cli.steps.passes import Outcome, Passes, share
 from vlmerge_cli.tasks.itc import logits

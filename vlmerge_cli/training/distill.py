@@ -18,7 +18,6 @@ from vlmerge_cli import console
 from vlmerge_cli.data.bad import BadSamples
 from vlmerge_cli.data.batch import Batch
 from vlmerge_cli.errors import UsageError
-from vlmerge_cli.model.vlmodel import VLModel
 from vlmerge_cli.steps.distillation import Shares, distillation
 from vlmerge_cli.training.distill_config import DistillConfig
 from vlmerge_cli.training.distill_inputs import open_inputs
@@ -29,6 +28,7 @@ from vlmerge_cli.training.reach import freeze_unreached
 from vlmerge_cli.training.run_folder import prepare, save_model
 from vlmerge_cli.training.start import Start, look
 from vlmerge_cli.training.state import position_of
+from vlmerge_cli.weights.vlmodel import VLModel
 
 CONFIG_NAME = "distill.yaml"
 BLOCKS = "transformer.blocks."

@@ -21,10 +21,10 @@ from vlmerge_cli.data.synthetic import SyntheticImage
 from vlmerge_cli.data.tokenizer import load as load_tokenizer
 from vlmerge_cli.data.unpaired import images_in, lines_of, unpaired
 from vlmerge_cli.errors import UsageError
-from vlmerge_cli.model.vlmodel import VLModel
 from vlmerge_cli.steps.writing import random_texts, write_texts
 from vlmerge_cli.training.distill_config import DistillConfig
 from vlmerge_cli.training.pretrain_config import AUGMENTS
+from vlmerge_cli.weights.vlmodel import VLModel
 
 HELD_OUT, MOST_HELD_OUT = 0.1, 256  # share of the inputs that validate, and the most of them
 WRITTEN_AT_ONCE = 64

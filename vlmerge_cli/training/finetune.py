@@ -19,8 +19,6 @@ from vlmerge_cli.data.prepare import Form
 from vlmerge_cli.data.sources import DataSet
 from vlmerge_cli.data.tokenizer import load as load_tokenizer
 from vlmerge_cli.model import heads
-from vlmerge_cli.model.vlmodel import VLModel
-from vlmerge_cli.model.weights import load_weights
 from vlmerge_cli.steps.across_ranks import Gradients
 from vlmerge_cli.steps.evaluation import Look
 from vlmerge_cli.steps.noise import Noise
@@ -37,6 +35,8 @@ from vlmerge_cli.training.run_folder import prepare, save_model
 from vlmerge_cli.training.scoring import Question, evaluation_of, first, open_split
 from vlmerge_cli.training.start import Start, look
 from vlmerge_cli.training.state import position_of
+from vlmerge_cli.weights.load import load_weights
+from vlmerge_cli.weights.vlmodel import VLModel
 
 CONFIG_NAME = "finetune.yaml"
 START_NAME = "start"  # what the checkpoint was merged into

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import nn
 
 from vlmerge_cli import ranks
-from vlmerge_cli.model.vlmodel import VLModel
+from vlmerge_cli.weights.vlmodel import VLModel
 
 
 def parallelize(step: nn.Module, model: VLModel, *, parallel: str, recompute: bool, compiled: bool) -> nn.Module:

@@ -24,8 +24,6 @@ from vlmerge_cli.data.tokenizer import Tokenizer
 from vlmerge_cli.data.tokenizer import load as load_tokenizer
 from vlmerge_cli.data.transforms import NONE
 from vlmerge_cli.model.config import ModelConfig
-from vlmerge_cli.model.vlmodel import VLModel
-from vlmerge_cli.model.weights import load_weights
 from vlmerge_cli.steps.noise import Noise
 from vlmerge_cli.steps.passes import Outcome, Passes
 from vlmerge_cli.tasks.itc import itc
@@ -38,6 +36,8 @@ from vlmerge_cli.training.parallel import parallelize
 from vlmerge_cli.training.pretrain_config import AUGMENTS, Objectives, PretrainConfig
 from vlmerge_cli.training.reach import freeze_unreached
 from vlmerge_cli.training.run_folder import prepare, save_model
+from vlmerge_cli.weights.load import load_weights
+from vlmerge_cli.weights.vlmodel import VLModel
 
 CONFIG_NAME = "pretrain.yaml"
 OBJECTIVE: dict[str, Callable[[Passes], Outcome]] = {"itc": itc, "itm": itm, "mlm": mlm}

@@ -11,7 +11,7 @@ from vlmerge_cli.data.batch import Batch
 from vlmerge_cli.data.masking import IGNORE
 from vlmerge_cli.data.samples import Kind
 from vlmerge_cli.model.config import ModelConfig
-from vlmerge_cli.model.vlmodel import VLModel
+from vlmerge_cli.weights.vlmodel import VLModel
 
 
 def freeze_unreached(model: VLModel, loss: Callable[[Batch], Tensor], kind: Kind) -> int:

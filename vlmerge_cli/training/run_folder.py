@@ -9,9 +9,9 @@ from typing import Any
 
 from vlmerge_cli import ranks
 from vlmerge_cli.errors import TrainingError, UsageError
-from vlmerge_cli.model.vlmodel import VLModel
 from vlmerge_cli.training import state
 from vlmerge_cli.training.parallel import full_state_dict
+from vlmerge_cli.weights.vlmodel import VLModel
 
 
 def prepare(folder: Path, config_name: str, settings: str, resume: bool, force: bool) -> Path | None:

@@ -17,11 +17,11 @@ from vlmerge_cli.data.shapes.options import ShapesOptions
 from vlmerge_cli.data.sources import DataSet, open_data
 from vlmerge_cli.data.tokenizer import load as load_tokenizer
 from vlmerge_cli.errors import UsageError
-from vlmerge_cli.model.vlmodel import VLModel
 from vlmerge_cli.steps.evaluation import Evaluation, Scores
 from vlmerge_cli.tasks.task import Measure, measure
 from vlmerge_cli.training.pretrain_config import VIEWS
 from vlmerge_cli.training.start import Start, look
+from vlmerge_cli.weights.vlmodel import VLModel
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Any
 from vlmerge_cli.data.answers import AnswerVocabulary
 from vlmerge_cli.data.sources import BUILT_IN, parse
 from vlmerge_cli.model.config import ModelConfig, preset
-from vlmerge_cli.model.hub import config_of
-from vlmerge_cli.model.torch_source import open_source
+from vlmerge_cli.weights.torch_source import open_source
+from vlmerge_cli.weights.vlmodel import config_of
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from tests.model.conftest import FIVE, batch, build, every_output, micro
 from vlmerge_cli.checkpoint import writer
 from vlmerge_cli.errors import CheckpointError, PlanError, UsageError
-from vlmerge_cli.model.vlmodel import VLModel
+from vlmerge_cli.weights.vlmodel import VLModel
 
 
 @pytest.fixture(autouse=True)

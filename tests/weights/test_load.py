@@ -13,9 +13,9 @@ from tests.model.conftest import FIVE, batch, build, micro
 from vlmerge_cli.errors import CheckpointError, PlanError, UsageError
 from vlmerge_cli.model import positions
 from vlmerge_cli.model.config import ModelConfig
-from vlmerge_cli.model.infer import infer_config
-from vlmerge_cli.model.vlmodel import VLModel
-from vlmerge_cli.model.weights import StartReport, load_weights, plan
+from vlmerge_cli.weights.inferred_config import infer_config
+from vlmerge_cli.weights.load import StartReport, load_weights, plan
+from vlmerge_cli.weights.vlmodel import VLModel
 
 WIDTH, HEADS, LAYERS, GRID = 16, 2, 4, 2
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -13,26 +11,32 @@ import torch
 from huggingface_hub import ModelCard, PyTorchModelHubMixin, snapshot_download
 
 from vlmerge_cli import console
-from vlmerge_cli.checkpoint import hub, writer
-from vlmerge_cli.checkpoint.header import Spec
-from vlmerge_cli.checkpoint.legacy import DTYPES, as_bytes
-from vlmerge_cli.checkpoint.reader import INDEX_NAME, SINGLE_NAME
-from vlmerge_cli.errors import CheckpointError, UsageError
-from vlmerge_cli.model import weights
+from vlmerge_cli.checkpoint import hub
+from vlmerge_cli.errors import CheckpointError
 from vlmerge_cli.model.config import MODEL_TYPE, ModelConfig
-from vlmerge_cli.model.infer import infer_config
-from vlmerge_cli.model.init import init_weights
-from vlmerge_cli.model.torch_source import open_source
+from vlmerge_cli.model.network import Network
+from vlmerge_cli.weights.inferred_config import infer_config
+from vlmerge_cli.weights.load import StartReport, plan
+from vlmerge_cli.weights.model_folder import CARD_NAME, CONFIG_NAME, card_text, write_folder
+from vlmerge_cli.weights.start_values import init_weights
+from vlmerge_cli.weights.torch_source import open_source
 
-CONFIG_NAME = "config.json"
-CARD_NAME = "README.md"
 
+class VLModel(PyTorchModelHubMixin, Network, library_name="vlmerge"):  # type: ignore[misc,call-arg]
+    """A network with numbers in it: start values, or those of a checkpoint.
 
-class HubFolder(PyTorchModelHubMixin, library_name="vlmerge"):  # type: ignore[misc,call-arg]
-    """``from_pretrained``, ``save_pretrained`` and ``push_to_hub`` for VLModel."""
+        model = VLModel(preset("base", architecture="specific", heads=("itc", "itm", "mlm")))
+        model = VLModel.from_pretrained("path/to/folder", heads=("vqa",), image_px=480)
 
-    config: ModelConfig
-    start_report: weights.StartReport | None = None  # what from_pretrained found
+    ``init=False`` leaves its numbers undefined for a caller that will set them all.
+    """
+
+    start_report: StartReport | None = None  # what from_pretrained found
+
+    def __init__(self, config: ModelConfig, *, init: bool = True) -> None:
+        super().__init__(config)
+        if init:
+            init_weights(self)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Self:
@@ -71,16 +75,17 @@ class HubFolder(PyTorchModelHubMixin, library_name="vlmerge"):  # type: ignore[m
         source = open_source(place)
         stored = config_of(source.config if config is None else config, source.tensors, model_id, changes)
         model = cls(stored.change(**changes), init=False)
-        plan = weights.plan(model, source.tensors, model_id, config=stored)
-        if plan.report.fresh and not changes:
-            what = ", ".join(plan.report.fresh[:3]) + (", ..." if len(plan.report.fresh) > 3 else "")
-            raise CheckpointError(f"the weights lack {len(plan.report.fresh)} tensors: {what}", where=model_id)
-        if plan.report.fresh or plan.report.resized:
+        fitted = plan(model, source.tensors, model_id, config=stored)
+        report = fitted.report
+        if report.fresh and not changes:
+            what = ", ".join(report.fresh[:3]) + (", ..." if len(report.fresh) > 3 else "")
+            raise CheckpointError(f"the weights lack {len(report.fresh)} tensors: {what}", where=model_id)
+        if report.fresh or report.resized:
             init_weights(model)
-        model.start_report = plan.apply(model)
-        if plan.report.fresh or plan.report.resized or plan.report.unused:
-            console.say(plan.report.summary())
-        return model.eval()  # type: ignore[no-any-return]
+        model.start_report = fitted.apply(model)
+        if report.fresh or report.resized or report.unused:
+            console.say(report.summary())
+        return model.eval()
 
     def save_pretrained(
         self,
@@ -108,45 +113,15 @@ class HubFolder(PyTorchModelHubMixin, library_name="vlmerge"):  # type: ignore[m
             CONFIG_NAME: (json.dumps(self.config.to_dict(), indent=2) + "\n").encode(),
             CARD_NAME: str(self.generate_model_card()).encode(),
         }
-        _write_folder(folder, tensors, metadata, extras, sync)
+        write_folder(folder, tensors, metadata, extras, sync)
         if push_to_hub:
             kwargs.pop("config", None)
-            return self.push_to_hub(repo_id or folder.name, **kwargs)  # type: ignore[no-any-return]
+            return PyTorchModelHubMixin.push_to_hub(self, repo_id or folder.name, **kwargs)  # type: ignore[no-any-return]
         return None
 
     def generate_model_card(self, **_: Any) -> ModelCard:
         """What the model is, and how to load it."""
-        config = self.config
-        num_parameters = sum(p.numel() for p in self.parameters())
-        rows = "\n".join(f"| {name} | {value} |" for name, value in config.to_dict().items() if name != "model_type")
-        return ModelCard(_CARD.format(
-            architecture=config.architecture, parameters=console.count(num_parameters),
-            heads=", ".join(config.heads) or "none", rows=rows,
-        ))  # fmt: skip
-
-
-_CARD = """---
-library_name: vlmerge
-tags:
-- vlmerge
-- vision-language
-- model_hub_mixin
----
-# A vision-language transformer ({architecture})
-
-{parameters} parameters; heads: {heads}. Vision, language and cross-modal transformers in the layout of
-vlmerge, which can inspect, measure and merge them (`vlmerge inspect`, `vlmerge distance`, `vlmerge merge`).
-
-```python
-from vlmerge_cli.model.vlmodel import VLModel
-
-model = VLModel.from_pretrained("<this folder or repository>")
-```
-
-| setting | value |
-|---|---|
-{rows}
-"""
+        return ModelCard(card_text(self.config, sum(p.numel() for p in self.parameters())))
 
 
 def config_of(
@@ -162,41 +137,3 @@ def config_of(
         return ModelConfig.from_dict(given, where)
     known = {name: changes[name] for name in ("fusion_layer", "num_heads", "max_text_tokens") if name in changes}
     return infer_config({key: tuple(tensor.shape) for key, tensor in tensors.items()}, where, **known)
-
-
-def _write_folder(
-    folder: Path,
-    tensors: Mapping[str, torch.Tensor],
-    metadata: Mapping[str, str],
-    extras: Mapping[str, bytes],
-    sync: bool,
-) -> None:
-    """A new folder as a whole; into an existing one file by file, the weights last."""
-    if folder.suffix == ".safetensors" or folder.is_file():
-        raise UsageError(f"{folder} is a file", fix="name a folder")
-    specs = {key: Spec(DTYPES[tensor.dtype], tuple(tensor.shape)) for key, tensor in tensors.items()}
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    target = folder
-    if folder.exists():
-        if (folder / INDEX_NAME).exists():
-            raise UsageError(f"{folder} holds a checkpoint in shards", fix="save into another folder")
-        for name, content in extras.items():
-            if name != CARD_NAME or not (folder / name).exists():
-                _write_file(folder / name, content, sync)
-        target, extras = folder / SINGLE_NAME, {}
-    with writer.create(writer.Target(target, force=True, sync=sync), specs, metadata, extras) as output:
-        for key, tensor in tensors.items():
-            output.write(key, 0, as_bytes(tensor))
-
-
-def _write_file(path: Path, content: bytes, sync: bool) -> None:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(content)
-            if sync:
-                file.flush()
-                os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,40 +1,23 @@
-"""Start values of a model from scratch, and the index tables that are computed and never stored."""
+"""Start values of a model from scratch."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from vlmerge_cli.model import heads, positions
+from vlmerge_cli.model import heads
 from vlmerge_cli.model.attention import Attention
+from vlmerge_cli.model.network import Network
 from vlmerge_cli.model.transformer import Block, FeedForward
-
-if TYPE_CHECKING:
-    from vlmerge_cli.model.vlmodel import VLModel
 
 STD = 0.02  # of every random start value but the patch map's
 PUBLISHED_WIDTH = 768
 
 
-def init_buffers(model: VLModel) -> None:
-    """The rows of the relative position table for each pass; on the model's device, absent from its keys."""
-    device = model.token_type_embeddings.weight.device
-    text = model.config.max_text_tokens
-    relative = model.config.positions == "relative"
-    tables = {
-        "image_index": positions.image_index(model.room) if relative else torch.empty(0, 0),
-        "text_index": positions.text_index(model.room, text) if relative else torch.empty(0, 0),
-        "joint_index": positions.joint_index(model.room, text) if relative else torch.empty(0, 0),
-    }
-    for name, table in tables.items():
-        model.register_buffer(name, table.to(device), persistent=False)
-
-
 @torch.no_grad()
-def init_weights(model: VLModel) -> None:
+def init_weights(model: Network) -> None:
     """Set every parameter, from the global random generator.
 
     Linear maps of the blocks: truncated normal of std 0.02, then the attention's projection and both maps

@@ -21,8 +21,7 @@ both modalities.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,61 +32,18 @@ from vlmerge_cli.model import heads, positions
 from vlmerge_cli.model.config import ModelConfig
 from vlmerge_cli.model.embed import TextEmbeddings
 from vlmerge_cli.model.experts import Parts
-from vlmerge_cli.model.hub import HubFolder
-from vlmerge_cli.model.init import init_buffers, init_weights
+from vlmerge_cli.model.hidden import Joint, State
 from vlmerge_cli.model.transformer import Transformer
 
 
-@dataclass(frozen=True)
-class State:
-    """One modality below the fusion layers.
-
-    ``expert`` is v or l; ``hidden`` (B, T, width) comes out of layer F-1; ``mask`` (B, T) is False at
-    padding (None: there is none). ``embedded`` (B, T, width) goes into layer 0: it is kept only where the
-    joint pass starts there.
-    """
-
-    expert: str
-    hidden: Tensor
-    mask: Tensor | None = None
-    embedded: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.hidden)
-
-    def __getitem__(self, rows: Tensor | slice) -> State:
-        """Some of the samples, in any order and as often as wanted."""
-        mask, embedded = (None if x is None else x[rows] for x in (self.mask, self.embedded))
-        return State(self.expert, self.hidden[rows], mask, embedded)
-
-    @staticmethod
-    def cat(states: list[State]) -> State:
-        """The samples of several states of one modality, one after the other."""
-        first = states[0]
-        assert len({state.expert for state in states}) == 1, [state.expert for state in states]
-        mask = None if first.mask is None else torch.cat([_given(state.mask) for state in states])
-        embedded = None if first.embedded is None else torch.cat([_given(state.embedded) for state in states])
-        return State(first.expert, torch.cat([state.hidden for state in states]), mask, embedded)
-
-
-class Joint(NamedTuple):
-    """Both modalities after the joint pass and the final norm: (B, T, width) and (B, 1 + g², width)."""
-
-    text: Tensor
-    image: Tensor
-
-
-class VLModel(HubFolder, nn.Module):
+class Network(nn.Module):
     """A model of the paper's family; its keys are those of the published checkpoints.
 
-        model = VLModel(preset("base", architecture="specific", heads=("itc", "itm", "mlm")))
-        model = VLModel.from_pretrained("path/to/folder", heads=("vqa",), image_px=480)
-
-    Built without memory under ``torch.device("meta")``; ``init=False`` leaves its numbers undefined for a
-    caller that will set them all.
+    Its numbers are undefined until they are loaded or given start values (``weights.vlmodel.VLModel`` does
+    either). Built without memory under ``torch.device("meta")``.
     """
 
-    def __init__(self, config: ModelConfig, *, init: bool = True) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         device = torch.get_default_device()
         self.config = config
@@ -106,9 +62,19 @@ class VLModel(HubFolder, nn.Module):
                 setattr(self, name, part)
         if device.type != "meta":
             self.to_empty(device=device)
-        init_buffers(self)
-        if init:
-            init_weights(self)
+        self.set_tables()
+
+    def set_tables(self) -> None:
+        """The rows of the relative position table for each pass: computed, never stored; on the model's device."""
+        device, text = self.token_type_embeddings.weight.device, self.config.max_text_tokens
+        relative = self.config.positions == "relative"
+        tables = {
+            "image_index": positions.image_index(self.room) if relative else torch.empty(0, 0),
+            "text_index": positions.text_index(self.room, text) if relative else torch.empty(0, 0),
+            "joint_index": positions.joint_index(self.room, text) if relative else torch.empty(0, 0),
+        }
+        for name, table in tables.items():
+            self.register_buffer(name, table.to(device), persistent=False)
 
     # --- parts ----------------------------------------------------------------------------------------------
 
@@ -316,12 +282,7 @@ class VLModel(HubFolder, nn.Module):
         return functional.interpolate(coarse, size=size, mode="bilinear", align_corners=False)
 
 
-def _given(x: Tensor | None) -> Tensor:
-    assert x is not None, "states with and without a mask cannot be joined"
-    return x
-
-
 def count_parameters(config: ModelConfig) -> int:
     """Parameters of a model, exactly, without building it in memory."""
     with torch.device("meta"):
-        return sum(p.numel() for p in VLModel(config).parameters())
+        return sum(p.numel() for p in Network(config).parameters())

@@ -7,8 +7,8 @@ import torch
 
 from tests.model.conftest import micro
 from vlmerge_cli.model.config import preset
-from vlmerge_cli.model.init import init_buffers, init_weights
-from vlmerge_cli.model.vlmodel import VLModel
+from vlmerge_cli.weights.start_values import init_weights
+from vlmerge_cli.weights.vlmodel import VLModel
 
 
 @pytest.mark.parametrize("positions", ["relative", "absolute"])
@@ -71,7 +71,7 @@ def test_a_model_built_without_memory_can_be_given_some() -> None:
     assert all(parameter.is_meta for parameter in model.parameters())
     model.to_empty(device="cpu")
     torch.manual_seed(5)
-    init_buffers(model)
+    model.set_tables()
     init_weights(model)
     torch.manual_seed(5)
     expected = VLModel(micro())

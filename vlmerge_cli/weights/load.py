@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,11 +20,9 @@ from torch import Tensor
 from vlmerge_cli.errors import PlanError, UsageError, joined, nearest
 from vlmerge_cli.model import positions
 from vlmerge_cli.model.config import MODEL_TYPE, ModelConfig, grid_of
-from vlmerge_cli.model.names import IMAGE_TABLE, Named, translated
-from vlmerge_cli.model.torch_source import open_source
-
-if TYPE_CHECKING:
-    from vlmerge_cli.model.vlmodel import VLModel
+from vlmerge_cli.model.network import Network
+from vlmerge_cli.weights.foreign_names import IMAGE_TABLE, Named, translated
+from vlmerge_cli.weights.torch_source import open_source
 
 EXPERTS = ("v", "l", "vl")
 TABLE = "relative_position_bias_table"
@@ -70,7 +68,7 @@ class Plan:
     steps: dict[str, Callable[[], Tensor]] = field(default_factory=dict)
 
     @torch.no_grad()
-    def apply(self, model: VLModel) -> StartReport:
+    def apply(self, model: Network) -> StartReport:
         parameters = dict(model.named_parameters())
         for key, make in self.steps.items():
             parameters[key].copy_(make())
@@ -78,7 +76,7 @@ class Plan:
 
 
 def load_weights(
-    model: VLModel,
+    model: Network,
     source: str | Path | Mapping[str, Tensor],
     *,
     into: Iterable[str] = EXPERTS,
@@ -101,7 +99,7 @@ def load_weights(
 
 
 def plan(
-    model: VLModel,
+    model: Network,
     tensors: Mapping[str, Tensor],
     name: str,
     *,
@@ -156,7 +154,7 @@ def _check_choices(into: tuple[str, ...], leave: tuple[str, ...], parameters: Ma
             raise UsageError(f"no parameter matches {pattern!r}", fix=nearest(pattern, parameters))
 
 
-def _depth_problems(model: VLModel, named: Named) -> list[str]:
+def _depth_problems(model: Network, named: Named) -> list[str]:
     depth = 1 + max((int(match[1]) for key in named if (match := _BLOCK.match(key))), default=-1)
     ours = model.config.num_layers
     return [] if depth == ours else [f"{depth} layers, the model has {ours}"]
@@ -194,7 +192,7 @@ Fitted = tuple[str, Callable[[], Tensor]]
 
 
 def _fitted(
-    model: VLModel, key: str, parameter: Tensor, found: str, tensor: Tensor, room: positions.Room | None
+    model: Network, key: str, parameter: Tensor, found: str, tensor: Tensor, room: positions.Room | None
 ) -> Fitted | str:
     """(what is done to ``tensor``, how it is done), or why it cannot be made to fit."""
     if not tensor.is_floating_point():
@@ -224,7 +222,7 @@ def _fitted(
     return f"{key}: the source has {old}, the model {new}"
 
 
-def _fit_image_table(model: VLModel, parameter: Tensor, table: Tensor) -> Fitted | str:
+def _fit_image_table(model: Network, parameter: Tensor, table: Tensor) -> Fitted | str:
     """An image-only table to ours: patch rows resized, [CLS] rows kept, text rows at their start values."""
     grid = grid_of(len(table), 3)
     if grid is None or table.shape[1] != parameter.shape[1]:
@@ -238,7 +236,7 @@ def _fit_image_table(model: VLModel, parameter: Tensor, table: Tensor) -> Fitted
     return f"{grid}×{grid} patches to {room.grid}×{room.grid}, rows with text at their start values", make
 
 
-def _room_of(model: VLModel, source: Mapping[str, Tensor]) -> positions.Room | None:
+def _room_of(model: Network, source: Mapping[str, Tensor]) -> positions.Room | None:
     """What the source's table is sized for: by its index of image pairs, else by a text length that fits."""
     if TABLE not in source:
         return None
