@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from vlmerge_cli.methods.method import Group, make
 from vlmerge_cli.methods.regmean import RegMean
 
 COPY_BYTES, WIDTH = 1 << 30, 8192
+WORKS = ("W1", "W2", "W3", "W4")
 RATES = {
     "there": "copy from pinned memory",
     "back": "copy to pinned memory",
@@ -59,27 +60,34 @@ class Rates:
 
 
 def main(words: list[str]) -> None:
-    """``inputs`` alone makes the inputs; ``rehearse`` takes the CPU where there is no GPU, and small sizes."""
+    """``inputs`` only makes the inputs; ``rehearse`` takes the CPU where there is no GPU, and small sizes.
+
+    Works, such as ``W3 W4``: only those.
+    """
     on_gpu = devices.has_gpu() and torch.cuda.is_available()
     if not on_gpu and "rehearse" not in words:
         console.say("no GPU here: nothing to measure")
         return
     sources = {"W1": inputs.base, "W2": lambda: inputs.grown(8)} if on_gpu else dict.fromkeys(("W1", "W2"), inputs.tiny)
+    works = [work for work in WORKS if work in words] or list(WORKS)
     if "inputs" in words:
         for make_input in sources.values():
             make_input()
     else:
-        measure("cuda:0" if on_gpu else "cpu", {work: make_input() for work, make_input in sources.items()})
+        measure("cuda:0" if on_gpu else "cpu", sources, works)
 
 
-def measure(device: str, sources: Mapping[str, Path]) -> None:
+def measure(device: str, sources: Mapping[str, Callable[[], Path]], works: Sequence[str] = WORKS) -> None:
     rates = rates_of(device)
     keep_rates(rates, device)
-    for work, source in sources.items():
-        merges(work, source, device, rates)
-    distances(sources["W1"], device, rates)
-    grams(device, rates)
-    solutions(device, rates)
+    for work in works:
+        if work in sources:
+            merges(work, sources[work](), device, rates)
+        elif work == "W3":
+            distances(sources["W1"](), device, rates)
+        else:
+            grams(device, rates)
+            solutions(device, rates)
 
 
 def rates_of(device: str) -> Rates:

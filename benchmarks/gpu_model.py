@@ -44,7 +44,7 @@ from vlmerge_cli.training.run_folder import save_model
 from vlmerge_cli.weights.vlmodel import VLModel
 
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-NUM_STEPS, NUM_BATCHES = 8, 2
+NUM_STEPS, NUM_BATCHES = 8, 4
 STARTED = time.strftime("%Y-%m-%dT%H:%M:%S")
 
 
@@ -73,37 +73,43 @@ def matrix_rate(device: str, precision: str) -> float:
 
 
 def training(device: str) -> None:
-    for precision, batch_size, compiled in (
-        ("bfloat16", 64, False), ("bfloat16", 256, False), ("float32", 64, False), ("bfloat16", 256, True),
-        ("bfloat16", 64, True),
-    )[: 3 if small(device) else 5]:  # fmt: skip
+    batches = batches_of(model_of(device), device)
+    for precision, num, compiled in (
+        ("bfloat16", 1, False), ("bfloat16", 4, False), ("float32", 1, False), ("bfloat16", 4, True),
+    )[: 3 if small(device) else 4]:  # fmt: skip
         name = f"step, {precision}{', compiled' if compiled else ''}"
+        batch = joined(batches[:num])
         try:
-            values = train(device, precision, 8 if small(device) else batch_size, compiled)
+            values = train(device, precision, batch, compiled)
         except torch.OutOfMemoryError:
-            console.say(f"{name}, batch {batch_size}: out of memory")
+            console.say(f"{name}, batch {len(batch)}: out of memory")
             continue
-        keep("gpu-training", f"batch {batch_size}", name, values, device)
-    loading(device)
+        keep("gpu-training", f"batch {len(batch)}", name, values, device)
 
 
-def train(device: str, precision: str, batch_size: int, compiled: bool) -> dict[str, Any]:
+def batches_of(model: VLModel, device: str) -> list[Batch]:
+    """On the device, augmented; how fast the loader gives them is a row of its own."""
+    workers, size = min(12, devices.num_cpus()), 8 if small(device) else 64
+    given = loader_of(model, size, workers, device).steps()
+    batches = [next(given) for _ in range(NUM_BATCHES)]
+    walls = turns(lambda: next(given), device, 3 * NUM_STEPS)
+    values = {**spread(walls), "samples_per_second": round(size * len(walls) / sum(walls), 1)}
+    keep("gpu-training", "loader", f"batches of {size}, {workers} workers", values, device)
+    return batches
+
+
+def train(device: str, precision: str, batch: Batch, compiled: bool) -> dict[str, Any]:
     torch.compiler.reset()
     model = model_of(device).train()
     step = PretrainStep(model, Objectives(), 0)
     optimizer = make_optimizer(step.named_parameters(), Optimizer())
-    given = loader_of(model, min(batch_size, 64), min(4, devices.num_cpus()), device).steps()
-    batches = [joined([next(given) for _ in range(max(1, batch_size // 64))]) for _ in range(NUM_BATCHES)]
-    step_number = 0
 
     def one(into: Callable[..., Any]) -> None:
-        nonlocal step_number
         with autocast(device, precision):
-            loss, _ = into(batches[step_number % NUM_BATCHES], 0.0)
+            loss, _ = into(batch, 0.0)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        step_number += 1
 
     with FlopCounterMode(display=False) as counter:
         one(step)
@@ -113,9 +119,8 @@ def train(device: str, precision: str, batch_size: int, compiled: bool) -> dict[
         one(ready)
     taken = time.perf_counter() - started
     walls = turns(lambda: one(ready), device, NUM_STEPS)
-    rate = matrix_rate(device, precision)
     values = {
-        **rated(walls, batch_size, counter.get_total_flops(), rate),
+        **rated(walls, len(batch), counter.get_total_flops(), matrix_rate(device, precision)),
         "warm_up_seconds": round(taken, 1),
         "peak_gb": 0.0 if small(device) else round(torch.cuda.max_memory_allocated() / 1e9, 1),
     }
@@ -139,17 +144,6 @@ def autocast(device: str, precision: str) -> AbstractContextManager[object]:
     if precision != "bfloat16":
         return nullcontext()
     return torch.autocast(device.partition(":")[0], torch.bfloat16)
-
-
-def loading(device: str) -> None:
-    """Samples a second of the loader alone, augmented."""
-    workers, size = min(12, devices.num_cpus()), 8 if small(device) else 64
-    loader = loader_of(model_of(device), size, workers, device)
-    batches = loader.steps()
-    next(batches)
-    walls = turns(lambda: next(batches), device, 3 * NUM_STEPS)
-    values = {**spread(walls), "samples_per_second": round(size * len(walls) / sum(walls), 1)}
-    keep("gpu-training", f"batch {size}", f"loader alone, {workers} workers", values, device)
 
 
 def grams(device: str) -> None:

@@ -34,7 +34,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_every_work_has_its_rows(small: Path) -> None:
-    gpu.measure("cpu", {"W1": small / "one.safetensors", "W2": small / "many"})
+    gpu.measure("cpu", {"W1": lambda: small / "one.safetensors", "W2": lambda: small / "many"})
     rows = latest.latest("gpu")
     rows_of = {"W1": 3, "W2": 3, "W3": 3, "W4, Grams": 2, "W4, solve": 2}
     assert [row.at["work"] for row in rows] == [work for work, number in rows_of.items() for _ in range(number)]

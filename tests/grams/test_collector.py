@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from vlmerge_cli.checkpoint.reader import open_checkpoint
 from vlmerge_cli.errors import LayoutError, MergeError, UsageError
 from vlmerge_cli.grams import expert_inputs
+from vlmerge_cli.grams import sums as sums_room
 from vlmerge_cli.grams.collector import collect_grams, find_sites
 from vlmerge_cli.grams.sums import HostSums, Sums, TorchSums
 from vlmerge_cli.layouts.layout import Layout, built_in, from_mapping
@@ -156,6 +157,20 @@ def test_sums_over_many_blocks(make: str, dtype: torch.dtype, width: int) -> Non
     sums.set("a", sums.triangle("a"))
     assert error_of(sums.triangle("a"), rows) < 1e-7
     sums.close()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("width", [300, 1100])
+def test_float64_products_go_straight_into_the_sums(
+    dtype: torch.dtype, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU that makes them as fast as others; rows in several parts."""
+    monkeypatch.setattr(sums_room, "EXACT_ROWS", 512)
+    rows = torch.randn(3000, width, generator=torch.Generator().manual_seed(width)).to(dtype)
+    sums = TorchSums({"a": width}, torch.device("cpu"), "float64")
+    for part in rows.split(700):
+        sums.add("a", part)
+    assert error_of(sums.triangle("a"), rows) < 1e-14
 
 
 def test_the_number_of_workers_changes_no_byte() -> None:

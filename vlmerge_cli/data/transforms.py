@@ -142,4 +142,6 @@ def load_mask(mask: Image, size_px: int, crop: Crop) -> NDArray[np.uint8]:
 
 def normalised(images: torch.Tensor) -> torch.Tensor:
     """uint8 in [0, 255] to float32 in [-1, 1]: (x / 255 - 0.5) / 0.5, any shape."""
-    return images.float().div_(127.5).sub_(1.0)
+    values = images.float()
+    half = values.new_full((), 127.5)  # by a plain number CUDA would not divide but multiply: an ulp away
+    return values.div_(half).sub_(1.0)

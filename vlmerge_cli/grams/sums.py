@@ -24,6 +24,10 @@ from vlmerge_cli.methods.linalg import packed_size
 NumpyArray = np.ndarray[Any, Any]
 
 CHUNK_ROWS = 512
+#: Rows of a float64 product on a GPU.
+EXACT_ROWS = 1 << 16
+#: Compute capabilities whose float64 products are at least half as fast as float32: P100, V100, A100, H100, B200.
+FAST_FLOAT64 = {(6, 0), (7, 0), (8, 0), (9, 0), (10, 0)}
 #: Below this many columns products are made in float64.
 NARROW = 256
 #: Rows of the matrix that are kept together: all columns from the first one's diagonal on.
@@ -208,14 +212,16 @@ class TorchSums:
     """On the device that runs the model: products by matrix multiplication, band by band.
 
     Wide bands, because a GPU wants large products; of a matrix of 3,072 columns two thirds are computed.
-    float32 products are true float32; what came as bfloat16 or float16 may use TF32, in which its products
-    are exact.
+    float64 products go straight into the sums; a GPU that makes them as fast as others makes no others. Elsewhere
+    float32 products are true float32; what came as bfloat16 or float16 may use TF32, in which its products are exact.
     """
 
     band_rows = 1024
 
     def __init__(self, widths: Mapping[str, int], device: torch.device, precision: str) -> None:
         self._widths, self._device = dict(widths), device
+        if device.type == "cuda" and torch.cuda.get_device_capability(device) in FAST_FLOAT64:
+            precision = "float64"
         self._types = {key: getattr(torch, product_type(width, precision)) for key, width in widths.items()}
         self._sums = {
             key: [
@@ -228,10 +234,14 @@ class TorchSums:
     def add(self, key: str, rows: Tensor) -> None:
         narrow = rows.element_size() < 4
         rows = rows.detach().to(self._device, self._types[key])
+        exact = rows.dtype == torch.float64
         with torch.no_grad(), torch.autocast(self._device.type, enabled=False), _products(self._device, narrow):
-            for part in rows.split(CHUNK_ROWS):
+            for part in rows.split(EXACT_ROWS if exact else CHUNK_ROWS):
                 for total, (first, last) in zip(self._sums[key], bands(self._widths[key], self.band_rows), strict=True):
-                    total += part[:, first:last].T @ part[:, first:]
+                    if exact:
+                        total.addmm_(part[:, first:last].T, part[:, first:])
+                    else:
+                        total += part[:, first:last].T @ part[:, first:]
 
     def flush(self) -> None:
         for key, parts in self._sums.items():

@@ -48,14 +48,14 @@ class Block(nn.Module):
         """
         assert len(parts) == 1 or isinstance(self.attn, Attention), parts
         y = of(self.attn, parts[0][0])(by_part(self.norm1, x, parts), bias, mask)
-        x = x + _scaled(y, self.gamma_1, None if keep is None else keep[0])
+        x = _added(x, y, self.gamma_1, None if keep is None else keep[0])
         y = by_part(self.mlp, by_part(self.norm2, x, parts), parts)
-        return x + _scaled(y, self.gamma_2, None if keep is None else keep[1])
+        return _added(x, y, self.gamma_2, None if keep is None else keep[1])
 
 
-def _scaled(y: Tensor, gamma: Tensor, keep: Tensor | None) -> Tensor:
-    y = gamma * y
-    return y if keep is None else y * keep[:, None, None]
+def _added(x: Tensor, y: Tensor, gamma: Tensor, keep: Tensor | None) -> Tensor:
+    """x + gamma · keep · y, in one pass over y."""
+    return torch.addcmul(x, y, gamma if keep is None else gamma * keep[:, None, None])
 
 
 class Transformer(nn.Module):
