@@ -1,10 +1,11 @@
 """How far everything that runs on a GPU is from the CPU's numbers, with a bound for each.
 
-    python -m benchmarks.agree [DEVICE]
+    python -m benchmarks.agree [PART ...]
 
-A small model on the built-in data set: its Grams, every method and distance, a pre-training
-step (loss, gradients, in each precision, compiled) and some steps of fine-tuning on every task. Apart means: relative
-to the largest entry of each tensor (merges), to the norm (Grams, gradients), or to the value (distances, losses).
+A small model on the built-in data set: its Grams, every method and distance, a merge layer by layer, a pre-training
+step (loss, gradients, in each precision, compiled), some steps of distillation and of fine-tuning on every task. Apart
+means: relative to the largest entry of each tensor (merges), to the norm (Grams, gradients, weights layer by layer), or
+to the value (distances, losses).
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ from vlmerge_cli.data.sources import open_data
 from vlmerge_cli.data.transforms import PUBLISHED
 from vlmerge_cli.distances.measure import measure
 from vlmerge_cli.grams.from_data import Choices, gather
+from vlmerge_cli.layerwise.streams import Streams, opened
+from vlmerge_cli.layerwise.walk import Settings, Walk
 from vlmerge_cli.layouts.survey import find
 from vlmerge_cli.merging import merge
 from vlmerge_cli.merging.plan import Request
@@ -41,7 +44,7 @@ from vlmerge_cli.methods import METHODS
 from vlmerge_cli.methods.method import make
 from vlmerge_cli.model.config import HEADS, preset
 from vlmerge_cli.tasks import TASKS
-from vlmerge_cli.training import finetune, finetune_config
+from vlmerge_cli.training import distill, distill_config, finetune, finetune_config
 from vlmerge_cli.training.parallel import parallelize
 from vlmerge_cli.training.pretrain import PretrainStep
 from vlmerge_cli.training.pretrain_config import Objectives
@@ -57,14 +60,16 @@ METRICS = ("l2", "cosine", "ssd", "tssd")
 Row = tuple[str, float, float]
 
 
-def main(device: str) -> int:
+def main(names: list[str]) -> int:
+    device = "cuda" if devices.has_gpu() else "cpu"
+    parts = (grams, methods, distances, layer_by_layer, pretraining, distillation, finetuning)
     failed = 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         width = WIDTH if device != "cpu" else WIDTH // 4
         make_model(folder / "model", "specific", 0, width)
         make_model(folder / "base", "agnostic", 1, width)
-        for part in (grams, methods, distances, pretraining, finetuning):
+        for part in [part for part in parts if not names or part.__name__ in names]:
             try:
                 for what, apart, bound in part(folder, device):
                     holds = apart <= bound
@@ -175,6 +180,42 @@ def gradients(folder: Path, given: Batch, device: str, precision: str, compiled:
     return [loss.detach().double().cpu(), flat]
 
 
+def layer_by_layer(folder: Path, device: str) -> Iterator[Row]:
+    given, weights = batch(), {}
+    for where in ("cpu", device):
+        teacher, merged = (VLModel.from_pretrained(str(folder / name)).to(where).eval() for name in ("model", "base"))
+        inputs = given.to(where)
+
+        def blocks(teacher: VLModel = teacher, inputs: Batch = inputs) -> Iterator[Streams]:
+            assert inputs.text is not None
+            assert inputs.text_mask is not None
+            assert inputs.image is not None
+            yield opened(teacher, inputs.text, inputs.text_mask, inputs.image)
+
+        Walk(teacher, merged, folder / "walk", Settings(), {}).run(blocks)
+        weights[where] = torch.cat([parameter.detach().cpu().flatten() for parameter in merged.parameters()])
+    yield "merge, layer by layer", relative(weights[device], weights["cpu"]), 1e-4
+
+
+def distillation(folder: Path, device: str) -> Iterator[Row]:
+    losses = {}
+    for where in ("cpu", device):
+        out = folder / f"distilled-{where.replace(':', '')}"
+        given = {
+            "checkpoint": str(folder / "model"), "data": ["shapes"], "steps": STEPS, "batch_size": 16,
+            "start": str(folder / "base"), "num_examples": 48, "saving": {"every": STEPS, "validate_every": STEPS, "log_every": 1},
+        }  # fmt: skip
+        config = distill_config.load(look(folder / "model"), None, given, [])
+        distill.distill(distill.Run(config, out, where), force=True)
+        losses[where] = losses_of(out)
+    yield "distillation", relative(losses[device], losses["cpu"]), 1e-4
+
+
+def losses_of(run: Path) -> torch.Tensor:
+    rows = [row for row in records.read(run / "metrics.jsonl") if row.kind == "train"]
+    return torch.tensor([row.values["loss"] for row in rows], dtype=torch.float64)
+
+
 def finetuning(folder: Path, device: str) -> Iterator[Row]:
     """The losses of some steps: the device's beside the CPU's."""
     for task in TASKS:
@@ -188,10 +229,9 @@ def finetuning(folder: Path, device: str) -> Iterator[Row]:
             }  # fmt: skip
             config = finetune_config.load(look(folder / "model"), None, given, [])
             finetune.finetune(finetune.Run(config, out, where), force=True)
-            rows = [row for row in records.read(out / "metrics.jsonl") if row.kind == "train"]
-            losses[where] = torch.tensor([row.values["loss"] for row in rows], dtype=torch.float64)
+            losses[where] = losses_of(out)
         yield f"fine-tuning, {task}", relative(losses[device], losses["cpu"]), 1e-4
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1] if len(sys.argv) > 1 else "cuda" if devices.has_gpu() else "cpu"))
+    sys.exit(main(sys.argv[1:]))
