@@ -203,7 +203,8 @@ def distillation(folder: Path, device: str) -> Iterator[Row]:
         out = folder / f"distilled-{where.replace(':', '')}"
         given = {
             "checkpoint": str(folder / "model"), "data": ["shapes"], "steps": STEPS, "batch_size": 16,
-            "start": str(folder / "base"), "num_examples": 48, "saving": {"every": STEPS, "validate_every": STEPS, "log_every": 1},
+            "start": str(folder / "base"), "num_examples": 48,
+            "saving": {"every": STEPS, "validate_every": STEPS, "log_every": 1},
         }  # fmt: skip
         config = distill_config.load(look(folder / "model"), None, given, [])
         distill.distill(distill.Run(config, out, where), force=True)

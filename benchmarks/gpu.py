@@ -222,7 +222,13 @@ def grams(device: str, rates: Rates) -> None:
         for key, x in given.items()
     )
     operations = sums.NUM_TOKENS * sum(width * (width + 1) for width in sums.WIDTHS.values())
-    keep("W4, Grams", {name: spread(its) for name, its in walls.items()}, operations / rates.float32, apart, device)
+    keep(
+        "W4, Grams",
+        {name: spread(its) for name, its in walls.items()},
+        operations / max(rates.float32, rates.float64),
+        apart,
+        device,
+    )
 
 
 def solutions(device: str, rates: Rates) -> None:

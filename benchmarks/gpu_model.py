@@ -44,6 +44,7 @@ from vlmerge_cli.training.run_folder import save_model
 from vlmerge_cli.weights.vlmodel import VLModel
 
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+WIDE = {**TYPES, "float64": torch.float64}
 NUM_STEPS, NUM_BATCHES = 8, 4
 STARTED = time.strftime("%Y-%m-%dT%H:%M:%S")
 
@@ -68,7 +69,7 @@ def loader_of(model: VLModel, batch_size: int, num_workers: int, device: str) ->
 
 def matrix_rate(device: str, precision: str) -> float:
     width = 256 if small(device) else 8192
-    a, b = (torch.randn(width, width, device=device, dtype=TYPES[precision]) for _ in range(2))
+    a, b = (torch.randn(width, width, device=device, dtype=WIDE[precision]) for _ in range(2))
     return 2 * width**3 / min(turns(lambda: torch.mm(a, b), device))
 
 
@@ -165,7 +166,7 @@ def grams(device: str) -> None:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             one(nobody)
         passes, rate = counter.get_total_flops(), matrix_rate(device, precision)
-        float32 = matrix_rate(device, "float32")
+        best = max(matrix_rate(device, name) for name in ("float32", "float64"))  # of what sums are made in
         with torch.no_grad():
             walls = turns(lambda one=one: one(nobody), device, NUM_STEPS)
         keep("gpu-grams", precision, "passes alone", rated(walls, num_tokens, passes, rate), device)
@@ -175,7 +176,7 @@ def grams(device: str) -> None:
                        for key, site in collector.sites.items() for count in [collector.counts[key]])  # fmt: skip
             walls = turns(lambda one=one, into=collector: one(into), device, NUM_STEPS)
         values = rated(walls, num_tokens, passes, rate)
-        values["share_of_limit"] = (passes / rate + sums / float32) / values["wall_seconds"]
+        values["share_of_limit"] = (passes / rate + sums / best) / values["wall_seconds"]
         keep("gpu-grams", precision, "with every Gram", values, device)
     whole_command(device)
 
@@ -184,7 +185,7 @@ def whole_command(device: str) -> None:
     """As ``vlmerge grams`` does it: read, decoded, run and written, from the built-in data set."""
     model, folder = model_of(device), WORK / "gram-model"
     words = tokenizer.load("bundled", model.config.max_text_tokens)
-    px, number = model.config.image_px, 64 if small(device) else 4096
+    px, number = model.config.image_px, 64 if small(device) else 2048
     model = VLModel(model.config.change(vocab_size=words.size))
     save_model(model, folder, {"tokenizer": "bundled", "run": {"shapes": {"image_px": px, "train": number}}})
     choices = Choices(
