@@ -38,7 +38,7 @@ from vlmerge_cli.grams.from_data import Choices, gather
 from vlmerge_cli.layerwise.streams import Streams, opened
 from vlmerge_cli.layerwise.walk import Settings, Walk
 from vlmerge_cli.layouts.survey import find
-from vlmerge_cli.merging import merge
+from vlmerge_cli.merging import merge, opening
 from vlmerge_cli.merging.plan import Request
 from vlmerge_cli.methods import METHODS
 from vlmerge_cli.methods.method import make
@@ -124,12 +124,12 @@ def methods(folder: Path, device: str) -> Iterator[Row]:
     for name in METHODS:
         method = make(name, {})
         for where in ("cpu", device):
-            inputs = merge.Inputs(
+            inputs = opening.Inputs(
                 str(folder / "model"),
                 str(folder / "base") if method.needs_base else None,
                 str(folder / "grams.safetensors") if any(map(method.needs_grams, merge.ANY_LINEAR)) else None,
             )
-            with merge.prepared(inputs, method, Request()) as ready:
+            with opening.prepared(inputs, method, Request()) as ready:
                 out = folder / f"merged-{where.replace(':', '')}"
                 merge.run(ready, Target(out, force=True, sync=False), merge.Settings(where), lambda _: None)
         there, here = (folder / f"merged-{where.replace(':', '')}" for where in (device, "cpu"))

@@ -30,7 +30,7 @@ from vlmerge_cli.distances.measure import measure as measure_distances
 from vlmerge_cli.engine.arrays import NumpyArrays
 from vlmerge_cli.grams.sums import TorchSums
 from vlmerge_cli.layouts.survey import find
-from vlmerge_cli.merging import merge
+from vlmerge_cli.merging import merge, opening
 from vlmerge_cli.merging.plan import Request
 from vlmerge_cli.methods import linalg
 from vlmerge_cli.methods.method import Group, make
@@ -157,7 +157,7 @@ def merges(work: str, source: Path, device: str, rates: Rates) -> None:
 
 
 def merged(source: Path, output: Path, device: str) -> None:
-    with merge.prepared(merge.Inputs(str(source)), make("interpolation", {}), Request()) as ready:
+    with opening.prepared(opening.Inputs(str(source)), make("interpolation", {}), Request()) as ready:
         merge.run(ready, Target(output, sync=False), merge.Settings(device), lambda _: None)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "vlmerge_cli"
 FLOORS = [
-    {"errors", "__init__"},
+    {"errors", "version", "results"},
     {"records", "ranks"},
     {"devices"},
     {"console"},
@@ -25,7 +25,8 @@ FLOORS = [
     {"merging"},
     {"training", "layerwise"},
     {"study", "reports"},
-    {"flags"},
+    {"api"},
+    {"flags", "__init__"},
     {"commands"},
     {"cli", "__main__"},
 ]
@@ -36,8 +37,6 @@ ALLOWED = {
     ("layouts", "checkpoint"),
     ("__main__", "cli"),
     ("data", "model"),
-    ("merging", "grams"),
-    ("grams", "merging"),
 }
 # Files that still import each other.
 CIRCLES: set[frozenset[str]] = set()

@@ -74,7 +74,7 @@ def test_where_errors_end(error: BaseException, code: int, words: str, monkeypat
     def refuse(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("vlmerge_cli.commands.inspect.open_checkpoint", refuse)
+    monkeypatch.setattr("vlmerge_cli.api.open_checkpoint", refuse)
     result = vlmerge("inspect", "x")
     assert result.code == code
     assert result.err.strip() == words

@@ -12,8 +12,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from vlmerge_cli import __version__, ranks
+from vlmerge_cli import ranks
 from vlmerge_cli.errors import UsageError, VlmergeError, nearest
+from vlmerge_cli.version import __version__
 
 #: name -> one line of help; the command is ``command`` (or the Typer ``app``) in vlmerge_cli/commands/NAME.py.
 COMMANDS = {

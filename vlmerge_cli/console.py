@@ -7,12 +7,14 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Protocol
 
 from vlmerge_cli import ranks
 
 #: Between two drawings of a bar.
 DRAW_SECONDS = 0.1
+_muted: ContextVar[bool] = ContextVar("muted", default=False)
 
 
 class Progress(Protocol):
@@ -23,9 +25,19 @@ class Progress(Protocol):
     def note(self, text: str) -> None: ...
 
 
+@contextmanager
+def muted() -> Iterator[None]:
+    """Nothing is said and no bar is drawn while the block runs: for callers from Python."""
+    token = _muted.set(True)
+    try:
+        yield
+    finally:
+        _muted.reset(token)
+
+
 def say(text: str) -> None:
     """One line of log."""
-    if ranks.is_main():
+    if ranks.is_main() and not _muted.get():
         print(text, file=sys.stderr, flush=True)
 
 
@@ -101,7 +113,7 @@ def progress(what: str, total: int, unit: str = "bytes", done: int = 0, quiet: b
 
     ``unit`` is ``bytes`` or the plural name of what is counted; ``done`` is where a resumed run starts.
     """
-    if quiet or not ranks.is_main() or not sys.stderr.isatty():
+    if quiet or _muted.get() or not ranks.is_main() or not sys.stderr.isatty():
         yield _Silent(quiet)
         return
     from rich import progress as bars

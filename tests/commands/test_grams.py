@@ -36,9 +36,9 @@ def trained(tmp_path: Path) -> Path:
     return make_trained(tmp_path / "trained", {})
 
 
-def make_trained(path: Path, about: dict[str, Any]) -> Path:
+def make_trained(path: Path, about: dict[str, Any], heads: tuple[str, ...] = ()) -> Path:
     torch.manual_seed(0)
-    config = preset("small", architecture="specific", vocab_size=96, num_layers=2, fusion_layer=1)
+    config = preset("small", architecture="specific", vocab_size=96, num_layers=2, fusion_layer=1, heads=heads)
     model = VLModel(config)
     with torch.no_grad():  # norms as after training, so that no input is degenerate
         for parameter in model.parameters():
@@ -164,8 +164,9 @@ def test_regmean_collects_what_it_lacks(shapes: Path, tmp_path: Path) -> None:
     """A checkpoint that records its data needs nothing but `merge CKPT --method regmean`."""
     trained = make_trained(tmp_path / "trained", {"data": [str(shapes)]})
     dry = invoke("merge", trained, "--method", "regmean", "--dry-run")
-    assert dry.exit_code == 1
-    assert "collect them with vlmerge grams" in dry.stderr
+    assert dry.exit_code == 0
+    assert f"Gram matrices are collected first, on {shapes}" in dry.stdout
+    assert not (tmp_path / "trained.grams.safetensors").exists()
     done = invoke("merge", trained, "--method", "regmean", "--gamma", "0.5")
     assert done.exit_code == 0, done.output
     assert f"no Gram matrices beside {trained}: collecting trained.grams.safetensors on" in done.stderr
@@ -174,6 +175,36 @@ def test_regmean_collects_what_it_lacks(shapes: Path, tmp_path: Path) -> None:
     assert again.exit_code == 0, again.output
     assert "collecting" not in again.stderr
     assert (tmp_path / "trained.grams.safetensors").read_bytes() == kept
+
+
+@pytest.mark.parametrize(
+    ("words", "said"), [(["--keep", "none.*"], "fits no slot"), (["-o", "taken.safetensors"], "exists")]
+)
+def test_all_is_checked_before_grams_are_collected(
+    words: list[str], said: str, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = make_trained(tmp_path / "trained", {"data": [str(shapes)]})
+    (tmp_path / "taken.safetensors").touch()
+    monkeypatch.chdir(tmp_path)
+    done = invoke("merge", trained, "--method", "regmean", *words)
+    assert done.exit_code in (1, 2)
+    assert said in done.stderr
+    assert "collecting" not in done.stderr
+    assert not (tmp_path / "trained.grams.safetensors").exists()
+
+
+def test_a_sweep_and_a_merge_on_the_way_into_training_collect_too(shapes: Path, tmp_path: Path) -> None:
+    commands = (
+        ["sweep", "--evaluate", "itm", "--method", "regmean"],
+        ["finetune", "--task", "retrieval", "--steps", "1", "--merge", "regmean"],
+    )
+    for number, words in enumerate(commands):
+        trained = make_trained(tmp_path / f"trained-{number}", {"data": [str(shapes)]}, ("itc", "itm"))
+        data = ["--gamma", "0.5", "--data", str(shapes), "--out", str(tmp_path / f"out-{number}"), "--device", "cpu"]
+        done = invoke(words[0], trained, *words[1:], *data)
+        assert done.exit_code == 0, done.output
+        assert "collecting" in done.stderr, done.output
+        assert (tmp_path / f"trained-{number}.grams.safetensors").exists()
 
 
 def test_regmean_on_data_that_is_gone(tmp_path: Path) -> None:

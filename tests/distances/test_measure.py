@@ -11,7 +11,7 @@ import torch
 
 from tests.helpers import NUMPY, Tensors, expert_key, experts_of, save, save_sharded, slot_shapes, tiny
 from vlmerge_cli.checkpoint.reader import open_checkpoint
-from vlmerge_cli.distances import measure, scan
+from vlmerge_cli.distances import gate, measure, scan
 from vlmerge_cli.engine.arrays import NumpyArrays
 from vlmerge_cli.errors import MergeError, UsageError
 from vlmerge_cli.layouts.survey import detect
@@ -280,10 +280,10 @@ def test_pairs(tmp_path: Path) -> None:
 
 
 def test_limits() -> None:
-    assert measure.parse_limits(["tssd=0.02", "l2=3"]) == {"tssd": 0.02, "l2": 3}
+    assert gate.parse_limits(["tssd=0.02", "l2=3"]) == {"tssd": 0.02, "l2": 3}
     for text in ("tsd=1", "tssd", "tssd=", "tssd=x", "tssd=nan", "=1"):
         with pytest.raises(UsageError, match="--fail-above"):
-            measure.parse_limits([text])
+            gate.parse_limits([text])
 
 
 def test_equal_experts_are_at_no_distance(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from vlmerge_cli.checkpoint.reader import open_checkpoint
 from vlmerge_cli.cli import app
 from vlmerge_cli.errors import MergeError, PlanError, UsageError
 from vlmerge_cli.layouts.layout import Slot
-from vlmerge_cli.merging import merge
+from vlmerge_cli.merging import opening
 from vlmerge_cli.merging.plan import Request
 from vlmerge_cli.merging.residuals import objectives
 from vlmerge_cli.methods.interpolation import Interpolation, Slope
@@ -239,8 +239,8 @@ def invoke(*words: str) -> Any:
 
 
 def plan(method: Method, grams: Path) -> None:
-    inputs = merge.Inputs(str(TINY / "specific.safetensors"), grams=str(grams))
-    with merge.prepared(inputs, method, Request()):
+    inputs = opening.Inputs(str(TINY / "specific.safetensors"), grams=str(grams))
+    with opening.prepared(inputs, method, Request()):
         pass
 
 

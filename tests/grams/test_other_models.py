@@ -14,7 +14,7 @@ from tests.grams.test_collector import captured, error_of
 from vlmerge_cli.checkpoint.writer import Target
 from vlmerge_cli.grams.collector import collect_grams, find_sites
 from vlmerge_cli.layouts.layout import Layout, load
-from vlmerge_cli.merging import merge
+from vlmerge_cli.merging import merge, opening
 from vlmerge_cli.merging.plan import Request
 from vlmerge_cli.methods.regmean import RegMean
 
@@ -26,8 +26,8 @@ def layout(request: pytest.FixtureRequest) -> Layout:
 
 def merged(folder: Path, model: nn.Module, layout: Layout) -> dict[str, Tensor]:
     """What `vlmerge merge model.safetensors --method regmean --gamma 1 --layout layout.yaml` gives."""
-    inputs = merge.Inputs(str(folder / "model.safetensors"), layout=layout)
-    with merge.prepared(inputs, RegMean(gamma=0.99), Request()) as ready:
+    inputs = opening.Inputs(str(folder / "model.safetensors"), layout=layout)
+    with opening.prepared(inputs, RegMean(gamma=0.99), Request()) as ready:
         merge.run(ready, Target(folder / "merged.safetensors"), merge.Settings(device="cpu"), lambda _: None)
     return load_file(folder / "merged.safetensors")
 

@@ -9,7 +9,7 @@ import pytest
 from vlmerge_cli.checkpoint.reader import Checkpoint
 from vlmerge_cli.checkpoint.writer import Target
 from vlmerge_cli.errors import PlanError
-from vlmerge_cli.merging import merge
+from vlmerge_cli.merging import merge, opening
 from vlmerge_cli.merging.many import sweep
 from vlmerge_cli.merging.plan import Request
 from vlmerge_cli.methods.method import make
@@ -25,11 +25,11 @@ GRID: dict[str, list[dict[str, float]]] = {
 @pytest.mark.parametrize("threads", [1, 3])
 def test_every_file_has_the_bytes_of_a_merge_by_itself(method: str, threads: int, ckpt: Path, tmp_path: Path) -> None:
     base = str(ckpt.with_name("base.safetensors")) if method == "arithmetic" else None
-    inputs, settings = merge.Inputs(str(ckpt), base), merge.Settings(device="cpu", threads=threads)
+    inputs, settings = opening.Inputs(str(ckpt), base), merge.Settings(device="cpu", threads=threads)
     methods = [make(method, point) for point in GRID[method]]
     paths = sweep(inputs, methods, Request(), tmp_path / "many", settings)
     for path, one in zip(paths, methods, strict=True):
-        with merge.prepared(inputs, one, Request()) as ready:
+        with opening.prepared(inputs, one, Request()) as ready:
             merge.run(ready, Target(tmp_path / f"{path.name}.safetensors", sync=False), settings, lambda _: None)
         expected = (tmp_path / f"{path.name}.safetensors").read_bytes()
         assert (path / "model.safetensors").read_bytes() == expected
@@ -45,7 +45,7 @@ def test_the_checkpoint_is_read_once(ckpt: Path, tmp_path: Path, monkeypatch: py
 
     methods = [make("interpolation", {"alpha": alpha / 4}) for alpha in range(5)]
     monkeypatch.setattr(Checkpoint, "read_into", counted)
-    sweep(merge.Inputs(str(ckpt)), methods, Request(), tmp_path / "many", merge.Settings(device="cpu", threads=2))
+    sweep(opening.Inputs(str(ckpt)), methods, Request(), tmp_path / "many", merge.Settings(device="cpu", threads=2))
     assert set(reads.values()) == {1}
     assert len(reads) > 20
 
@@ -53,5 +53,5 @@ def test_the_checkpoint_is_read_once(ckpt: Path, tmp_path: Path, monkeypatch: py
 def test_a_plan_that_cannot_be_leaves_nothing(ckpt: Path, tmp_path: Path) -> None:
     methods = [make("arithmetic", {})]
     with pytest.raises(PlanError, match="--base"):
-        sweep(merge.Inputs(str(ckpt)), methods, Request(), tmp_path / "many", merge.Settings(device="cpu"))
+        sweep(opening.Inputs(str(ckpt)), methods, Request(), tmp_path / "many", merge.Settings(device="cpu"))
     assert not list((tmp_path / "many").iterdir())

@@ -23,6 +23,7 @@ from vlmerge_cli.checkpoint import writer
 from vlmerge_cli.checkpoint.header import Spec
 from vlmerge_cli.checkpoint.reader import PICKLES
 from vlmerge_cli.errors import CheckpointError, nearest
+from vlmerge_cli.results import Result
 
 SINGLE_NAME = "pytorch_model.bin"
 INDEX_NAME = "pytorch_model.bin.index.json"
@@ -54,7 +55,7 @@ class Legacy:
 
 
 @dataclass(frozen=True)
-class Summary:
+class Summary(Result):
     """What a conversion wrote; ``tied``: names that shared memory and are now each written out."""
 
     source: str

@@ -1,6 +1,5 @@
 """``vlmerge convert``: PyTorch files to safetensors, safely."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -27,11 +26,11 @@ def command(
     json: JsonOption = False,
 ) -> None:
     """Write the tensors of IN to OUT as safetensors; a file that needs code to load is refused."""
-    from vlmerge_cli.checkpoint.legacy import convert
+    from vlmerge_cli import api
 
-    summary = convert(source, target, force=force, sync=not no_sync)
+    summary = api.convert(source, target, force=force, sync=not no_sync)
     if json:
-        console.show_json(asdict(summary))
+        console.show_json(summary.to_dict())
         return
     console.show(f"{summary.target}: {summary.num_tensors} tensors, {console.size(summary.num_bytes)}")
     if summary.unwrapped:

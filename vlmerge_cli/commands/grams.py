@@ -13,7 +13,6 @@ from vlmerge_cli.flags.common import (
     JsonOption,
     LayoutOption,
     ThreadsOption,
-    find_layout,
     parse_bytes,
 )
 
@@ -119,46 +118,25 @@ def collect(
     Stopped by a signal or a crash, it loses a minute of work at most: --resume. Under torchrun every process takes
     its share of the data.
     """
-    from vlmerge_cli.checkpoint.reader import open_checkpoint
-    from vlmerge_cli.checkpoint.writer import Target
-    from vlmerge_cli.errors import UsageError
-    from vlmerge_cli.grams import expert_inputs as known
-    from vlmerge_cli.grams import gram_file
-    from vlmerge_cli.grams.from_data import Choices, gather
-    from vlmerge_cli.grams.gram_file import sibling_grams
+    from vlmerge_cli import api
+    from vlmerge_cli.grams import expert_inputs
 
-    with open_checkpoint(checkpoint) as opened:
-        path = output or sibling_grams(opened)
-        sources = tuple(data or gram_file.recorded_data(opened))
-    if not sources:
-        raise UsageError("no --data, and the checkpoint does not say what it was trained on", fix="--data SOURCE")
-    chosen = Choices(
-        data=sources,
-        split=split,
-        num_examples=examples,
-        batch_size=batch_size,
-        passes=known.parse(passes),
-        include_padding=include_padding,
-        precision=precision,
-        tokenizer=tokenizer,
-        seed=seed,
-        max_memory_bytes=None if max_memory is None else parse_bytes(max_memory, "--max-memory"),
-        device=device,
-        threads=threads,
-        num_workers=num_workers,
-        max_bad_ratio=max_bad_ratio,
-        resume=resume,
-    )
-    about = gather(checkpoint, Target(path, force), chosen, find_layout(layout), quiet=json)
-    document = {"output": str(path), **about}
+    found = api.collect_grams(
+        checkpoint, data or (), output=output, layout=layout, force=force, verbose=not json, split=split,
+        num_examples=examples, batch_size=batch_size, passes=expert_inputs.parse(passes),
+        include_padding=include_padding, precision=precision, tokenizer=tokenizer, seed=seed,
+        max_memory_bytes=None if max_memory is None else parse_bytes(max_memory, "--max-memory"), device=device,
+        threads=threads, num_workers=num_workers, max_bad_ratio=max_bad_ratio, resume=resume,
+    )  # fmt: skip
     if json:
-        console.show_json(document)
-    else:
-        most = max(about["tokens"].values(), default=0)
-        console.show(
-            f"{path}\n  {len(about['tokens'])} Gram matrices over {about['num_examples']} pairs of"
-            f" {', '.join(about['data'])}, up to {most:,} tokens each, padding {_counted(about)}"
-        )
+        console.show_json(found.to_dict())
+        return
+    about = found.about
+    console.show(
+        f"{found.output}\n  {len(found.tokens)} Gram matrices over {about['num_examples']} pairs of"
+        f" {', '.join(about['data'])}, up to {max(found.tokens.values(), default=0):,} tokens each,"
+        f" padding {'included' if about['padding'] else 'left out'}"
+    )
 
 
 @app.command()
@@ -220,7 +198,3 @@ def show(file: FileArgument, json: JsonOption = False) -> None:
             "Singular: fewer tokens than columns, or inputs that are never active. RegMean needs --gamma below 1 or"
             " --ridge 1e-6 where the sum over the experts is singular too."
         )
-
-
-def _counted(about: dict[str, Any]) -> str:
-    return "included" if about["padding"] else "left out"

@@ -1,16 +1,11 @@
 """``vlmerge inspect``: what is inside a checkpoint, from its headers alone."""
 
-from collections.abc import Iterable
 from typing import Annotated, Any
 
 import typer
 
-from vlmerge_cli import console
-from vlmerge_cli.checkpoint.dtypes import is_parameter
-from vlmerge_cli.checkpoint.reader import Checkpoint, open_checkpoint
-from vlmerge_cli.errors import LayoutError
-from vlmerge_cli.flags.common import CheckpointArgument, JsonOption, LayoutOption, find_layout
-from vlmerge_cli.layouts.survey import Survey, find
+from vlmerge_cli import api, console
+from vlmerge_cli.flags.common import CheckpointArgument, JsonOption, LayoutOption
 from vlmerge_cli.methods.method import described
 
 
@@ -21,67 +16,11 @@ def command(
     json: JsonOption = False,
 ) -> None:
     """What is inside CKPT: layout, architecture, experts of each layer, parameters, types, metadata."""
-    with open_checkpoint(checkpoint) as opened:
-        document = _about_file(opened)
-        try:
-            survey, reason = find(opened.tensors, find_layout(layout), checkpoint)
-            document |= _about_model(opened, survey) | {"reason": reason}
-        except LayoutError as error:
-            if layout is not None:
-                raise
-            document |= {"layout": None, "reason": error.what}
-        recipe = opened.about().get("recipe")
-        if isinstance(recipe, dict):
-            document["recipe"] = recipe
-        if keys:
-            document["keys"] = {key: [t.dtype, list(t.shape)] for key, t in opened.tensors.items()}
+    document = api.inspect(checkpoint, layout=layout, keys=keys).to_dict()
     if json:
         console.show_json(document)
     else:
         console.show(_text(document))
-
-
-def _about_file(opened: Checkpoint) -> dict[str, Any]:
-    dtypes: dict[str, dict[str, int]] = {}
-    for tensor in opened.tensors.values():
-        entry = dtypes.setdefault(tensor.dtype, {"num_tensors": 0, "num_bytes": 0})
-        entry["num_tensors"] += 1
-        entry["num_bytes"] += tensor.num_bytes
-    return {
-        "checkpoint": opened.name,
-        "files": [shard.path.name for shard in opened.shards],
-        "num_tensors": len(opened.tensors),
-        "num_bytes": opened.num_bytes,
-        "num_parameters": _num_parameters(opened, opened.tensors),
-        "dtypes": dtypes,
-        "metadata": dict(opened.metadata),
-    }
-
-
-def _about_model(opened: Checkpoint, survey: Survey) -> dict[str, Any]:
-    grouped = _num_parameters(opened, (key for keys in survey.groups.values() for key in keys.values()))
-    merged = _num_parameters(opened, (next(iter(keys.values())) for keys in survey.groups.values()))
-    total = _num_parameters(opened, opened.tensors)
-    document: dict[str, Any] = {
-        "layout": survey.layout.name,
-        "architecture": survey.architecture,
-        "num_layers": len(survey.layers),
-        "experts": {str(layer): list(experts) for layer, experts in survey.experts.items()},
-        "num_parameters_mergeable": grouped,
-        "num_parameters_after": total - grouped + merged,
-        "problems": survey.problems(),
-    }
-    if survey.groups:
-        size = {slot: sum(opened.tensors[k].num_bytes for k in keys.values()) for slot, keys in survey.groups.items()}
-        slot = max(size, key=size.__getitem__)
-        key = next(iter(survey.groups[slot].values()))
-        document["largest_slot"] = {"slot": slot.label, "shape": list(opened.tensors[key].shape)}
-    return document
-
-
-def _num_parameters(opened: Checkpoint, keys: Iterable[str]) -> int:
-    tensors = (opened.tensors[key] for key in keys)
-    return sum(tensor.num_elements for tensor in tensors if is_parameter(tensor.dtype))
 
 
 def _text(document: dict[str, Any]) -> str:

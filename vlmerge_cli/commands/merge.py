@@ -1,24 +1,25 @@
 """``vlmerge merge``: one merged checkpoint."""
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vlmerge_cli import console
-from vlmerge_cli.checkpoint.writer import Target
 from vlmerge_cli.flags.common import (
     CheckpointArgument,
     DeviceOption,
     JsonOption,
     LayoutOption,
     ThreadsOption,
-    find_layout,
     parse_bytes,
+    parse_choice,
 )
 from vlmerge_cli.flags.method import with_method_options
 from vlmerge_cli.methods import METHODS
+
+if TYPE_CHECKING:
+    from vlmerge_cli.merging.merge import Summary
 
 
 @with_method_options
@@ -88,55 +89,40 @@ def command(
     **options: Any,
 ) -> None:
     """Merge the experts of CKPT into one modality-agnostic transformer."""
-    from vlmerge_cli.errors import UsageError, nearest
-    from vlmerge_cli.merging import merge, show
-    from vlmerge_cli.merging.plan import Request
-    from vlmerge_cli.methods.method import make
-
-    if digest not in ("quick", "full"):
-        raise UsageError(f"--digest {digest}", fix=nearest(digest, ("quick", "full")))
-    chosen = make(method, options)
-    request = Request(tuple(keep or ()), experts_for, dtype)
-    inputs = merge.Inputs(checkpoint, base, grams, find_layout(layout))
-    given = {} if threads is None else {"threads": threads}
-    settings = merge.Settings(device=device, allow_non_finite=allow_non_finite, full_digest=digest == "full", **given)
-    with_grams = report is not None
-    if not dry_run and merge.can_collect(inputs, chosen, with_grams):
-        from vlmerge_cli.grams.from_data import gather_beside
-
-        gather_beside(checkpoint, inputs.layout, device, quiet=json)
-    with merge.prepared(inputs, chosen, request, with_grams) as ready:
-        path = output or merge.default_output(ready.checkpoint)
-        target = Target(path, force, not no_sync, parse_bytes(max_shard_size, "--max-shard-size"))
-        merge.check_output(ready, target)
-        if dry_run:
-            document = show.plan_document(ready, settings, str(path))
-            console.show_json(document) if json else console.show(show.plan_text(document))
-            return
-        with console.progress("merging", ready.checkpoint.num_bytes, quiet=json) as advance:
-            summary = merge.run(ready, target, settings, advance)
-        if json:
-            speed = {"gigabytes_per_second": round(summary.gigabytes_per_second, 3)}
-            console.show_json(asdict(summary) | speed)
-        else:
-            console.show(show.summary_text(summary))
-        if report is not None:
-            _report(ready, path, report, settings.threads)
-
-
-def _report(ready: Any, output: Path, to: Path, threads: int) -> None:
-    from vlmerge_cli import ranks, records
-    from vlmerge_cli.checkpoint.reader import open_checkpoint
+    from vlmerge_cli import api
     from vlmerge_cli.merging import show
-    from vlmerge_cli.merging.residuals import residuals
 
-    total = ready.checkpoint.num_bytes
-    with open_checkpoint(str(output)) as merged, console.progress("comparing", total) as advance:
-        found = residuals(ready.plan, ready.checkpoint, ready.grams, merged, threads, advance)
-    if to == Path("-"):
-        show.show_residuals(found)
+    shared: dict[str, Any] = {
+        "method": method, "output": output, "base": base, "grams": grams, "layout": layout, "keep": keep or (),
+        "experts_for": experts_for, "dtype": dtype, "threads": threads, "force": force, "residuals": report is not None,
+    }  # fmt: skip
+    full_digest = parse_choice(digest, ("quick", "full"), "--digest") == "full"
+    shard_bytes = parse_bytes(max_shard_size, "--max-shard-size")
+    if dry_run:
+        document = api.plan(checkpoint, **shared, **options).to_dict()
+        console.show_json(document) if json else console.show(show.plan_text(document))
         return
-    if ranks.is_main():
+    summary = api.merge(
+        checkpoint, **shared, device=device, max_shard_bytes=shard_bytes, allow_non_finite=allow_non_finite,
+        full_digest=full_digest, sync=not no_sync, verbose=not json, **options,
+    )  # fmt: skip
+    if json:
+        console.show_json(summary.to_dict())
+    else:
+        console.show(show.summary_text(summary))
+    if report is not None:
+        _write_residuals(summary, report, json)
+
+
+def _write_residuals(summary: "Summary", to: Path, json: bool) -> None:
+    """As a table on stdout for ``-`` (in the JSON document they are already), else as JSON lines."""
+    from vlmerge_cli import ranks, records
+    from vlmerge_cli.merging import show
+
+    if to == Path("-"):
+        if not json:
+            show.show_residuals(summary.residuals)
+    elif ranks.is_main():
         to.unlink(missing_ok=True)
-        for one in found:
-            records.append(to, one.record(output.name))
+        for one in summary.residuals:
+            records.append(to, one.record(Path(summary.output).name))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from vlmerge_cli.checkpoint.dtypes import is_float, is_parameter
@@ -12,7 +11,6 @@ from vlmerge_cli.distances.scan import Piece, Sums, pieces_of, scan
 from vlmerge_cli.errors import PlanError, UsageError, joined, nearest
 from vlmerge_cli.layouts.layout import Slot
 from vlmerge_cli.layouts.survey import Survey
-from vlmerge_cli.metrics import METRICS
 
 #: What a row may stand for; the key that a slot falls under.
 GROUPINGS: dict[str, Callable[[Slot], str]] = {
@@ -89,33 +87,6 @@ def measure(
     table = [_distance(at, sums) for at, sums in rows.items()]
     worst_first = sorted(table, key=lambda row: (-row.tssd, -row.ssd))
     return Distances(pair, _distance("all", sum(slots.values(), Sums())), tuple(worst_first))
-
-
-def parse_limits(limits: Iterable[str]) -> dict[str, float]:
-    """``tssd=0.02`` as a metric and its limit. Raises UsageError."""
-    found = {}
-    for limit in limits:
-        name, _, text = limit.partition("=")
-        if name not in METRICS:
-            raise UsageError(f"--fail-above {limit}", fix=nearest(name, METRICS))
-        try:
-            found[name] = float(text)
-        except ValueError:
-            found[name] = math.nan
-        if math.isnan(found[name]):
-            raise UsageError(f"--fail-above {limit}", fix=f"write it as {name}=0.02")
-    return found
-
-
-def gate(distances: Distances, limits: Mapping[str, float]) -> list[str]:
-    """A sentence for every limit that the whole exceeds."""
-    values = {name: getattr(distances.whole, name) for name in limits}
-    pair = ",".join(distances.pair)
-    return [
-        f"{name} of {pair} is {values[name]:.6g}, above {most:g}"
-        for name, most in limits.items()
-        if values[name] > most
-    ]
 
 
 def _pieces(checkpoint: Checkpoint, survey: Survey, pair: tuple[str, str], weights_only: bool) -> list[Piece]:

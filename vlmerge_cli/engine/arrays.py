@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from vlmerge_cli.checkpoint.dtypes import DTYPES, num_bytes
-from vlmerge_cli.checkpoint.reader import Checkpoint
+from vlmerge_cli.checkpoint.named import NamedTensors
 from vlmerge_cli.engine.chunks import CHUNK_ELEMENTS
 
 NumpyArray = np.ndarray[Any, Any]
@@ -26,7 +26,7 @@ class Arrays(Protocol):
 
     chunk_elements: int
 
-    def load(self, name: str, source: Checkpoint, key: str, first: int, count: int, wide: str) -> Any:
+    def load(self, name: str, source: NamedTensors, key: str, first: int, count: int, wide: str) -> Any:
         """``count`` elements of ``key`` from ``first`` on, flat, as ``wide`` (``float32`` or ``float64``).
 
         The array is valid until the next load under the same ``name``.
@@ -63,7 +63,7 @@ class NumpyArrays:
     def __init__(self) -> None:
         self._buffers = Buffers()
 
-    def load(self, name: str, source: Checkpoint, key: str, first: int, count: int, wide: str) -> NumpyArray:
+    def load(self, name: str, source: NamedTensors, key: str, first: int, count: int, wide: str) -> NumpyArray:
         dtype = source.tensors[key].dtype
         raw = self._buffers.get(name, num_bytes(dtype, count))
         source.read_into(key, raw, num_bytes(dtype, first))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vlmerge_cli.checkpoint.dtypes import num_bytes
-from vlmerge_cli.checkpoint.reader import Checkpoint
+from vlmerge_cli.checkpoint.named import NamedTensors
 from vlmerge_cli.engine.arrays import NumpyArray
 
 TYPES = {
@@ -30,7 +30,7 @@ ALIGNMENT = 256  # of tensors that are copied together
 class Extent:
     """``count`` elements of ``key`` from ``first`` on."""
 
-    source: Checkpoint
+    source: NamedTensors
     key: str
     first: int
     count: int
@@ -140,7 +140,7 @@ class TorchArrays:
 
         return arrived
 
-    def load(self, name: str, source: Checkpoint, key: str, first: int, count: int, wide: str) -> Tensor:
+    def load(self, name: str, source: NamedTensors, key: str, first: int, count: int, wide: str) -> Tensor:
         extent = Extent(source, key, first, count)
         held = self._sent[extent] if extent in self._sent else self._read(name, extent)
         with self.streams.compute:

@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from vlmerge_cli import console
-from vlmerge_cli.errors import UsageError
-from vlmerge_cli.layouts.layout import Layout, named
+from vlmerge_cli.errors import UsageError, nearest
 from vlmerge_cli.records import Record
 
 CheckpointArgument = Annotated[
@@ -42,8 +41,11 @@ ThreadsOption = Annotated[
 ]
 
 
-def find_layout(name: str | None) -> Layout | None:
-    return None if name is None else named(name)
+def parse_choice(text: str, known: Sequence[str], flag: str) -> str:
+    """One of a few words. Raises UsageError with the nearest."""
+    if text not in known:
+        raise UsageError(f"{flag} {text}", fix=nearest(text, known))
+    return text
 
 
 def parse_bytes(text: str, flag: str) -> int:

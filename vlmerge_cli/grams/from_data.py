@@ -23,11 +23,10 @@ from vlmerge_cli.data.prepare import Form
 from vlmerge_cli.data.shapes.options import ShapesOptions
 from vlmerge_cli.data.sources import DataSet, open_data
 from vlmerge_cli.errors import DataError, PlanError, UsageError, nearest
-from vlmerge_cli.grams import expert_inputs, gram_file, rounds
+from vlmerge_cli.grams import expert_inputs, rounds
 from vlmerge_cli.grams.collector import Collector
-from vlmerge_cli.grams.gram_file import sibling_grams
 from vlmerge_cli.layouts.layout import Layout
-from vlmerge_cli.layouts.survey import find
+from vlmerge_cli.layouts.survey import Survey, find
 from vlmerge_cli.weights.vlmodel import VLModel
 
 PRECISIONS = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -58,24 +57,29 @@ class Choices:
             raise UsageError(f"--precision {self.precision}", fix=nearest(self.precision, PRECISIONS))
 
 
-def gather(name: str, target: Target, choices: Choices, layout: Layout | None = None, quiet: bool = False) -> Any:
-    """Collect and write; returns what the file says about itself. Raises every error of the things it opens."""
-    target.check()
+def gather(name: str, target: Target, choices: Choices, layout: Layout | None = None) -> dict[str, Any]:
+    """Collect the Grams of a checkpoint by name; what the file says about itself."""
     with open_checkpoint(name) as opened:
         survey, _ = find(opened.tensors, layout, name)
-        if not survey.groups:
-            raise PlanError("the checkpoint is modality-agnostic already: no slot has more than one expert", where=name)
-        digest, vocabulary = opened.fingerprint(), choices.tokenizer or recorded_tokenizer(opened)
-        shapes = recorded_shapes(opened)
+        return collect(opened, survey, target, choices)
+
+
+def collect(opened: Checkpoint, survey: Survey, target: Target, choices: Choices) -> dict[str, Any]:
+    """Collect and write; returns what the file says about itself. Raises every error of the things it opens."""
+    target.check()
+    if not survey.groups:
+        what = "the checkpoint is modality-agnostic already: no slot has more than one expert"
+        raise PlanError(what, where=opened.name)
+    vocabulary = choices.tokenizer or recorded_tokenizer(opened)
     device = devices.for_model(choices.device)
-    model = VLModel.from_pretrained(name).to(device, PRECISIONS[choices.precision]).eval()
-    data = _examples(choices, _form(model, vocabulary, choices), model, shapes)
+    model = VLModel.from_checkpoint(opened).to(device, PRECISIONS[choices.precision]).eval()
+    data = _examples(choices, _form(model, vocabulary, choices), model, recorded_shapes(opened))
     job = rounds.Job(
-        model, survey.layout, target, digest, _about(choices, data, vocabulary), _products(choices),
+        model, survey.layout, target, opened.fingerprint(), _about(choices, data, vocabulary), _products(choices),
         choices.include_padding, choices.max_memory_bytes, workers=_workers(choices), resume=choices.resume,
     )  # fmt: skip
     with _model_threads(choices):
-        described = rounds.run(job, data, quiet)
+        described = rounds.run(job, data)
     if data.bad.num_bad:
         console.warn(data.bad.report())
     missing = expert_inputs.without_tokens_of(survey, described["tokens"])
@@ -216,21 +220,3 @@ def _model_threads(choices: Choices) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def gather_beside(name: str, layout: Layout | None, device: str, quiet: bool) -> None:
-    """Grams of a checkpoint that records its data, in the file where a merge looks for them; announced.
-
-    Raises PlanError when the data is not at hand.
-    """
-    with open_checkpoint(name) as opened:
-        path, data = sibling_grams(opened), gram_file.recorded_data(opened)
-    choices = Choices(data=data, device=device)
-    if not quiet:
-        console.say(f"no Gram matrices beside {name}: collecting {path.name} on {', '.join(data)}")
-    try:
-        gather(name, Target(path), choices, layout, quiet)
-    except DataError as error:
-        fix = f"collect them on other data: vlmerge grams {name} --data SOURCE"
-        what = f"no Gram matrices, and the data of the checkpoint cannot be used: {error.what}"
-        raise PlanError(what, where=error.where, fix=fix) from None

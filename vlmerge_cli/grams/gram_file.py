@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlmerge_cli import __version__
 from vlmerge_cli.checkpoint.header import Spec
+from vlmerge_cli.checkpoint.named import NamedTensors
 from vlmerge_cli.checkpoint.reader import Checkpoint, open_checkpoint
 from vlmerge_cli.checkpoint.writer import Target, create
 from vlmerge_cli.errors import CheckpointError, MergeError
 from vlmerge_cli.methods import linalg
 from vlmerge_cli.methods.linalg import packed_size, packed_width
+from vlmerge_cli.version import __version__
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,13 +45,13 @@ def write(
             output.write(key, 0, triangle(key))
 
 
-def sibling_grams(checkpoint: Checkpoint) -> Path:
+def sibling_grams(checkpoint: NamedTensors) -> Path:
     """Where the Grams of a checkpoint lie unless the user says otherwise."""
     path = checkpoint.path.resolve() if checkpoint.folder else checkpoint.path
     return path.with_name(path.name.removesuffix(".safetensors") + SUFFIX)
 
 
-def token_counts(grams: Checkpoint) -> dict[str, int]:
+def token_counts(grams: NamedTensors) -> dict[str, int]:
     """Key -> number of tokens; empty where the file does not say."""
     found = grams.about().get("tokens")
     if not isinstance(found, dict):

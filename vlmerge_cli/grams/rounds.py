@@ -89,7 +89,7 @@ def memory_bytes(sites: Sequence[Site], precision: str, workers: int) -> int:
     return sum(map(sum_bytes, widths)) + scratch_bytes(widths, precision, workers)
 
 
-def run(job: Job, batches: Batches, quiet: bool = False) -> dict[str, Any]:
+def run(job: Job, batches: Batches) -> dict[str, Any]:
     """Collect and write the file on rank 0; what is known of it, on every rank.
 
     Raises UsageError, LayoutError, MergeError and CheckpointError; KeyboardInterrupt after a signal, with the
@@ -107,12 +107,11 @@ def run(job: Job, batches: Batches, quiet: bool = False) -> dict[str, Any]:
     plan = {"num_ranks": ranks.world_size(), "groups": [[site.key for site in group] for group in groups]}
     state = GramState(job.state_folder, {**described, **plan}, ranks.rank())
     progress, sums = _start(job, state)
-    if not quiet:
-        console.say(_announcement(groups, job, batches, progress))
+    console.say(_announcement(groups, job, batches, progress))
     with _stop_on_signals() as stopped:
         for number in range(progress.group, len(groups)):
             here = progress if number == progress.group else Progress(number)
-            _round(job, batches, groups, here, sums if number == progress.group else None, state, stopped, quiet)
+            _round(job, batches, groups, here, sums if number == progress.group else None, state, stopped)
     widths = {site.key: site.width for site in sites}
     with state.finished(len(groups)) as (own, own_counts):
         described["tokens"] = _total(own_counts)
@@ -143,7 +142,6 @@ def _round(
     sums: Callable[[], Iterator[tuple[str, NumpyArray]]] | None,
     state: GramState,
     stopped: threading.Event,
-    quiet: bool,
 ) -> None:
     """One pass over the data for one group of sites."""
     group = groups[start.group]
@@ -166,7 +164,7 @@ def _round(
             at = Progress(start.group, done, collector.counts)
             state.save(at, widths, collector.triangle, state.now)
 
-        progress = console.progress(title, batches.num, unit="batches", done=start.num_batches, quiet=quiet)
+        progress = console.progress(title, batches.num, unit="batches", done=start.num_batches)
         report = _Report(stack.enter_context(progress), batches.num, start.num_batches, collector.num_tokens)
         saved = time.monotonic()
         done = start.num_batches

@@ -12,13 +12,13 @@ from dataclasses import replace
 from typing import Any
 
 from vlmerge_cli import devices
-from vlmerge_cli.checkpoint.writer import Output
+from vlmerge_cli.checkpoint.named import Sink
 from vlmerge_cli.engine import pool
 from vlmerge_cli.engine.chunks import CHUNK_ELEMENTS
 from vlmerge_cli.merging.job import Job, Piece, copy_piece, input_bytes, is_copy, pieces_of
 
 
-def execute(job: Job, output: Output, advance: Callable[[int], object] = lambda _: None) -> None:
+def execute(job: Job, output: Sink, advance: Callable[[int], object] = lambda _: None) -> None:
     """Fill ``output``; ``advance`` is told the input bytes done. Raises MergeError for what cannot be merged."""
     if job.device == "cpu":
         _execute_on_cpu(job, output, advance)
@@ -28,7 +28,7 @@ def execute(job: Job, output: Output, advance: Callable[[int], object] = lambda 
         gpu.execute(job, output, devices.each(job.device), advance)
 
 
-def _execute_on_cpu(job: Job, output: Output, advance: Callable[[int], object]) -> None:
+def _execute_on_cpu(job: Job, output: Sink, advance: Callable[[int], object]) -> None:
     """What is only copied comes first: other threads begin with it while this one loads numpy."""
     with pool.one_blas_thread() if job.plan.solves else nullcontext():
         pool.run(
@@ -41,7 +41,7 @@ def _execute_on_cpu(job: Job, output: Output, advance: Callable[[int], object]) 
         )
 
 
-def _share(job: Job, output: Output) -> Callable[[Piece], None]:
+def _share(job: Job, output: Sink) -> Callable[[Piece], None]:
     """One thread's; it needs numpy from its first merge on."""
     workers: list[Callable[[Piece], None]] = []
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from vlmerge_cli.checkpoint.dtypes import num_bytes
-from vlmerge_cli.checkpoint.writer import Output
+from vlmerge_cli.checkpoint.named import Sink
 from vlmerge_cli.engine import pool
 from vlmerge_cli.engine.arrays import NumpyArray, NumpyArrays, is_finite
 from vlmerge_cli.engine.torcharrays import Extent, Streams, TorchArrays, load_linalg
@@ -31,7 +31,7 @@ from vlmerge_cli.methods.method import Group
 BATCH_BYTES = 16 << 20
 
 
-def execute(job: Job, output: Output, devices: Sequence[str], advance: Callable[[int], object]) -> None:
+def execute(job: Job, output: Sink, devices: Sequence[str], advance: Callable[[int], object]) -> None:
     """Fill ``output`` through these torch devices; ``cpu`` does the same without a GPU. Raises MergeError."""
     if job.plan.solves:
         load_linalg(devices[0])
@@ -74,7 +74,7 @@ class Result:
 class BatchWorker(Worker):
     """One thread's share on one device; called with a batch, it writes the one before."""
 
-    def __init__(self, job: Job, output: Output, device: str) -> None:
+    def __init__(self, job: Job, output: Sink, device: str) -> None:
         streams = Streams(device)
         self._lanes = [TorchArrays(device, streams), TorchArrays(device, streams)]
         super().__init__(job, output, self._lanes[0])

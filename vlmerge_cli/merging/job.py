@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vlmerge_cli.checkpoint.dtypes import num_bytes
-from vlmerge_cli.checkpoint.reader import Checkpoint
-from vlmerge_cli.checkpoint.writer import Output
+from vlmerge_cli.checkpoint.named import NamedTensors, Sink
 from vlmerge_cli.engine.chunks import COPY_BYTES
 from vlmerge_cli.merging.plan import Copy, Drop, Merge, Plan, Same, Step, sources_of
 
@@ -17,9 +16,9 @@ class Job:
     """Inputs of one execution; ``base`` and ``grams`` are open where the plan refers to them."""
 
     plan: Plan
-    checkpoint: Checkpoint
-    base: Checkpoint | None = None
-    grams: Checkpoint | None = None
+    checkpoint: NamedTensors
+    base: NamedTensors | None = None
+    grams: NamedTensors | None = None
     device: str = "cpu"
     threads: int = 2
     allow_non_finite: bool = False
@@ -34,7 +33,7 @@ class Piece:
     count: int
 
 
-def copy_piece(job: Job, output: Output, piece: Piece) -> None:
+def copy_piece(job: Job, output: Sink, piece: Piece) -> None:
     """Bytes from file to file, inside the kernel or else through memory."""
     assert isinstance(piece.step, Copy)
     fd, start = job.checkpoint.place(piece.step.source)

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from vlmerge_cli.checkpoint.dtypes import DTYPES, FLOATS, is_float
 from vlmerge_cli.checkpoint.header import Spec, Tensor
-from vlmerge_cli.checkpoint.reader import Checkpoint
+from vlmerge_cli.checkpoint.named import NamedTensors
 from vlmerge_cli.errors import PlanError, UsageError, joined, nearest
 from vlmerge_cli.grams.gram_file import sibling_grams, token_counts
 from vlmerge_cli.layouts.layout import Slot
@@ -104,18 +104,22 @@ class Request:
 
 
 def make_plan(
-    checkpoint: Checkpoint,
+    checkpoint: NamedTensors,
     survey: Survey,
     method: Method,
     request: Request = Request(),
-    base: Checkpoint | None = None,
-    grams: Checkpoint | None = None,
+    base: NamedTensors | None = None,
+    grams: NamedTensors | None = None,
+    assume_grams: bool = False,
 ) -> Plan:
-    """Decide every key's step. Raises PlanError with all problems, each in a line."""
+    """Decide every key's step. Raises PlanError with all problems, each in a line.
+
+    ``assume_grams``: those that are missing will be collected before the merge, so their lack is no problem.
+    """
     where = f"{checkpoint.name} (layout {survey.layout.name})"
     if not survey.groups:
         raise PlanError("the checkpoint is modality-agnostic already: no slot has more than one expert", where=where)
-    planner = _Planner(checkpoint, survey, method, request, base, grams)
+    planner = _Planner(checkpoint, survey, method, request, base, grams, assume_grams)
     steps = planner.steps()
     problems = [*survey.problems(), *planner.problems]
     if problems:
@@ -131,15 +135,16 @@ class _Planner:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        checkpoint: NamedTensors,
         survey: Survey,
         method: Method,
         request: Request,
-        base: Checkpoint | None,
-        grams: Checkpoint | None,
+        base: NamedTensors | None,
+        grams: NamedTensors | None,
+        assume_grams: bool,
     ) -> None:
         self.checkpoint, self.survey, self.method, self.request = checkpoint, survey, method, request
-        self.base, self.grams = base, grams
+        self.base, self.grams, self.assume_grams = base, grams, assume_grams
         self.counts = {} if grams is None else token_counts(grams)
         self.problems: list[str] = []
         self.unfit: list[Slot] = []
@@ -244,6 +249,8 @@ class _Planner:
             self.problems.append(f"{at}: a linear weight has two dimensions, this one is {spec.shape}")
             return {}
         if self.grams is None:
+            if self.assume_grams:
+                return {}
             if not any("--grams" in problem for problem in self.problems):
                 name, path = self.checkpoint.name, sibling_grams(self.checkpoint)
                 self.problems.append(

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from vlmerge_cli.checkpoint.reader import Checkpoint
+from vlmerge_cli.checkpoint.named import NamedTensors
 from vlmerge_cli.engine import pool
 from vlmerge_cli.engine.arrays import NumpyArrays
 from vlmerge_cli.layouts.layout import Slot
@@ -61,9 +61,9 @@ class Residual:
 
 def residuals(
     plan: Plan,
-    checkpoint: Checkpoint,
-    grams: Checkpoint,
-    merged: Checkpoint,
+    checkpoint: NamedTensors,
+    grams: NamedTensors,
+    merged: NamedTensors,
     threads: int,
     advance: Callable[[int], object] = lambda _: None,
 ) -> list[Residual]:
@@ -86,7 +86,7 @@ def residuals(
 
 
 def _residual(
-    step: Merge, keys: Mapping[str, str], checkpoint: Checkpoint, grams: Checkpoint, merged: Checkpoint
+    step: Merge, keys: Mapping[str, str], checkpoint: NamedTensors, grams: NamedTensors, merged: NamedTensors
 ) -> Residual:
     experts = {expert: _weight(checkpoint, key) for expert, key in step.sources.items()}
     stored = {expert: _weight(grams, key) for expert, key in keys.items()}
@@ -125,7 +125,7 @@ def _square(weight: NumpyArray, gram: NumpyArray) -> float:
     return max(0.0, float(((weight @ gram) * weight).sum()))
 
 
-def _weight(source: Checkpoint, key: str) -> NumpyArray:
+def _weight(source: NamedTensors, key: str) -> NumpyArray:
     tensor = source.tensors[key]
     flat = NumpyArrays().load("weight", source, key, 0, tensor.num_elements, "float64")
     return flat.reshape(tensor.shape)

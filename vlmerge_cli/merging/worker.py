@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from vlmerge_cli.checkpoint.dtypes import DTYPES, num_bytes
-from vlmerge_cli.checkpoint.reader import Checkpoint
-from vlmerge_cli.checkpoint.writer import Output
+from vlmerge_cli.checkpoint.named import NamedTensors, Sink
 from vlmerge_cli.engine.arrays import Arrays, count_non_finite, is_finite
 from vlmerge_cli.engine.chunks import COPY_BYTES
 from vlmerge_cli.errors import MergeError
@@ -21,12 +20,12 @@ from vlmerge_cli.methods.method import Group
 class Worker:
     """One thread's share; its arrays reuse their buffers from piece to piece."""
 
-    def __init__(self, job: Job, output: Output | None, arrays: Arrays) -> None:
+    def __init__(self, job: Job, output: Sink | None, arrays: Arrays) -> None:
         self.job, self._output, self.arrays = job, output, arrays
         self._bytes = np.empty((2, COPY_BYTES), np.uint8)
 
     @property
-    def output(self) -> Output:
+    def output(self) -> Sink:
         assert self._output is not None, "a worker that only examines writes nothing"
         return self._output
 
@@ -123,7 +122,7 @@ class Worker:
 class _Grams(Mapping[str, Any]):
     """Grams of one slot, each read when it is asked for, so that one at a time is in memory."""
 
-    def __init__(self, source: Checkpoint | None, keys: Mapping[str, str], arrays: Arrays) -> None:
+    def __init__(self, source: NamedTensors | None, keys: Mapping[str, str], arrays: Arrays) -> None:
         self._source, self._keys, self._arrays = source, keys, arrays
 
     def __getitem__(self, expert: str) -> Any:

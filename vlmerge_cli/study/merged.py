@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmerge_cli.checkpoint.writer import Target
-from vlmerge_cli.merging import merge
+from vlmerge_cli.merging import merge, opening
 from vlmerge_cli.merging.plan import Request
 from vlmerge_cli.methods.method import Method, make
 
@@ -36,16 +36,18 @@ class Merging:
 
     def check(self) -> None:
         """Raises what planning the merge raises."""
-        with merge.prepared(self._inputs, self.made(), Request((), self.experts_for)):
+        with opening.prepared(self.inputs, self.made(), self.request):
             pass
 
     def write(self, path: Path) -> merge.Summary:
         """Into a folder, or a file where ``path`` is called .safetensors; whole or absent."""
-        with merge.prepared(self._inputs, self.made(), Request((), self.experts_for)) as ready:
-            target = Target(path, True, False)
-            target.check()
-            return merge.run(ready, target, merge.Settings(device="cpu"), lambda _: None)
+        with opening.prepared(self.inputs, self.made(), self.request) as ready:
+            return merge.run(ready, Target(path, True, False), merge.Settings(device="cpu"), lambda _: None)
 
     @property
-    def _inputs(self) -> merge.Inputs:
-        return merge.Inputs(self.checkpoint, self.base, self.grams)
+    def inputs(self) -> opening.Inputs:
+        return opening.Inputs(self.checkpoint, self.base, self.grams)
+
+    @property
+    def request(self) -> Request:
+        return Request((), self.experts_for)

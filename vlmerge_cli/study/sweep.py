@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from vlmerge_cli import console, records
-from vlmerge_cli.checkpoint.reader import open_checkpoint
 from vlmerge_cli.errors import UsageError
-from vlmerge_cli.merging import merge
-from vlmerge_cli.merging.many import sweep
-from vlmerge_cli.merging.plan import Request
+from vlmerge_cli.merging import many, merge
+from vlmerge_cli.merging.opening import Prepared, completed, several
 from vlmerge_cli.records import Record
 from vlmerge_cli.study.merged import Merging
 
@@ -64,42 +62,39 @@ def run(merging: Merging, points: Sequence[Mapping[str, Any]], how: Scored, fold
     """The records of all points in order, after that of the checkpoint as it is where it can be scored.
 
     What ``folder``/sweep.jsonl already has of the same checkpoint, settings and scoring is not done again. A merged
-    checkpoint is on disk only until it is scored.
+    checkpoint is on disk only until it is scored. All merges are planned before the first is made.
     """
     file = folder / FILE_NAME
-    with open_checkpoint(merging.checkpoint) as checkpoint:
-        common = {**how.about, "checkpoint": checkpoint.fingerprint()}
-    wanted = [_at(common, None), *(_at(common, replace(merging, options=point)) for point in points)]
-    done = {_key(record.at): record for record in records.read(file, "sweep")}
-    if _key(wanted[0]) not in done:
-        records.append(file, Record("sweep", wanted[0], dict(how.score(merging.checkpoint))))
-    missing = [
-        (at, replace(merging, options=point).made())
-        for at, point in zip(wanted[1:], points, strict=True)
-        if _key(at) not in done
-    ]
-    inputs = merge.Inputs(merging.checkpoint, merging.base, merging.grams)
+    made = [replace(merging, options=point) for point in points]
+    with several(merging.inputs, [one.made() for one in made], merging.request) as ready:
+        common = {**how.about, "checkpoint": ready[0].checkpoint.fingerprint()}
+        wanted = [_at(common, None), *(_at(common, one) for one in made)]
+        done = {_key(record.at) for record in records.read(file, "sweep")}
+        if _key(wanted[0]) not in done:
+            records.append(file, Record("sweep", wanted[0], dict(how.score(merging.checkpoint))))
+        missing = [place for place, at in enumerate(wanted[1:]) if _key(at) not in done]
+        if missing:
+            ready = completed(ready, "cpu")
+            _merge_and_score([(wanted[1 + place], ready[place]) for place in missing], how, folder)
+    found = {_key(record.at): record for record in records.read(file, "sweep")}
+    return [found[_key(at)] for at in wanted]
+
+
+def _merge_and_score(missing: Sequence[tuple[dict[str, Any], Prepared]], how: Scored, folder: Path) -> None:
+    """A few merges at a time, each removed when its record is written."""
     work = folder / ".merged"
     try:
         for start in range(0, len(missing), AT_ONCE):
             part = missing[start : start + AT_ONCE]
             shutil.rmtree(work, ignore_errors=True)
-            paths = sweep(
-                inputs,
-                [method for _, method in part],
-                Request((), merging.experts_for),
-                work,
-                merge.Settings(device="cpu"),
-            )
+            paths = many.run([one for _, one in part], work, merge.Settings(device="cpu"))
             for (at, _), path in zip(part, paths, strict=True):
                 record = Record("sweep", at, dict(how.score(str(path))))
-                records.append(file, record)
+                records.append(folder / FILE_NAME, record)
                 console.say(f"{describe(at)}: {how.main.replace('_', ' ')} {record.values[how.main]:.2f}")
                 shutil.rmtree(path)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    done = {_key(record.at): record for record in records.read(file, "sweep")}
-    return [done[_key(at)] for at in wanted]
 
 
 def best(found: Sequence[Record], main: str) -> Record:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from vlmerge_cli import ranks, records
+from vlmerge_cli import console, ranks, records
 from vlmerge_cli.checkpoint.reader import open_checkpoint
 from vlmerge_cli.checkpoint.writer import Target
 from vlmerge_cli.data.tokenizer import load as load_tokenizer
@@ -96,7 +96,8 @@ class Grams:
         choices = Choices(
             data=settings.data, num_examples=settings.gram_examples, device=place.device, threads=1
         )  # fmt: skip
-        gather(str(place.of(self.source).checkpoint), Target(self.file(place), force=True), choices, quiet=True)
+        with console.muted():
+            gather(str(place.of(self.source).checkpoint), Target(self.file(place), force=True), choices)
         return []
 
     @staticmethod

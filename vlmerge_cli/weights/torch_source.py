@@ -12,7 +12,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from vlmerge_cli.checkpoint.legacy import is_legacy, open_legacy
-from vlmerge_cli.checkpoint.reader import open_checkpoint
+from vlmerge_cli.checkpoint.reader import Checkpoint, open_checkpoint
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,14 @@ def open_source(name: str | Path) -> Source:
     path = Path(name)
     if is_legacy(path):
         return Source(str(name), open_legacy(path).tensors)
-    tensors: dict[str, torch.Tensor] = {}
     with open_checkpoint(name) as checkpoint:
-        for shard in checkpoint.shards:
-            with safe_open(shard.path, framework="pt") as file:
-                tensors |= {key: file.get_tensor(key) for key in shard.header.tensors}
-        return Source(str(name), tensors, checkpoint.config(), checkpoint.about())
+        return source_of(checkpoint)
+
+
+def source_of(checkpoint: Checkpoint) -> Source:
+    """The tensors of an open checkpoint; they outlive it."""
+    tensors: dict[str, torch.Tensor] = {}
+    for shard in checkpoint.shards:
+        with safe_open(shard.path, framework="pt") as file:
+            tensors |= {key: file.get_tensor(key) for key in shard.header.tensors}
+    return Source(checkpoint.name, tensors, checkpoint.config(), checkpoint.about())

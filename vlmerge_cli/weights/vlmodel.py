@@ -12,6 +12,7 @@ from huggingface_hub import ModelCard, PyTorchModelHubMixin, snapshot_download
 
 from vlmerge_cli import console
 from vlmerge_cli.checkpoint import hub
+from vlmerge_cli.checkpoint.reader import Checkpoint
 from vlmerge_cli.errors import CheckpointError
 from vlmerge_cli.model.config import MODEL_TYPE, ModelConfig
 from vlmerge_cli.model.network import Network
@@ -19,7 +20,7 @@ from vlmerge_cli.weights.inferred_config import infer_config
 from vlmerge_cli.weights.load import StartReport, plan
 from vlmerge_cli.weights.model_folder import CARD_NAME, CONFIG_NAME, card_text, write_folder
 from vlmerge_cli.weights.start_values import init_weights
-from vlmerge_cli.weights.torch_source import open_source
+from vlmerge_cli.weights.torch_source import Source, open_source, source_of
 
 
 class VLModel(PyTorchModelHubMixin, Network, library_name="vlmerge"):  # type: ignore[misc,call-arg]
@@ -72,7 +73,17 @@ class VLModel(PyTorchModelHubMixin, Network, library_name="vlmerge"):  # type: i
                 )  # fmt: skip
             else:
                 place = str(hub.download(f"{model_id}@{revision}" if revision else model_id))
-        source = open_source(place)
+        return cls._from_source(open_source(place), model_id, config, changes)
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Checkpoint, **changes: Any) -> Self:
+        """``from_pretrained`` for a checkpoint that is open already."""
+        return cls._from_source(source_of(checkpoint), checkpoint.name, None, changes)
+
+    @classmethod
+    def _from_source(
+        cls, source: Source, model_id: str, config: ModelConfig | Mapping[str, Any] | None, changes: Mapping[str, Any]
+    ) -> Self:
         stored = config_of(source.config if config is None else config, source.tensors, model_id, changes)
         model = cls(stored.change(**changes), init=False)
         fitted = plan(model, source.tensors, model_id, config=stored)

@@ -1,0 +1,109 @@
+"""Distances as a table: the whole of each pair of experts, and its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from vlmerge_cli.checkpoint.reader import Checkpoint
+from vlmerge_cli.distances.gate import gate
+from vlmerge_cli.distances.measure import Distance, Distances, measure, pairs, parse_pair
+from vlmerge_cli.errors import PlanError
+from vlmerge_cli.layouts.survey import Survey
+from vlmerge_cli.records import Record
+from vlmerge_cli.results import Result, html_table
+
+COLUMNS = ("l2", "cosine", "ssd", "tssd")
+
+
+@dataclass(frozen=True)
+class DistanceTable(Result):
+    """The distances of one or more pairs of experts, ``by`` layer, module or slot; the worst rows first."""
+
+    checkpoint: str
+    layout: str
+    architecture: str
+    by: str
+    pairs: tuple[Distances, ...]
+
+    @property
+    def whole(self) -> Distance:
+        """Of the first pair, over all of its weights."""
+        return self.pairs[0].whole
+
+    @property
+    def rows(self) -> tuple[Distance, ...]:
+        """Of the first pair."""
+        return self.pairs[0].rows
+
+    def to_dict(self) -> dict[str, Any]:
+        """The first pair's whole at the top level, and the rows of every pair."""
+
+        def whole(distances: Distances) -> dict[str, Any]:
+            return {"pair": list(distances.pair)} | asdict(distances.whole)
+
+        about = {"checkpoint": self.checkpoint, "layout": self.layout, "architecture": self.architecture}
+        rows = [{"pair": list(d.pair)} | asdict(row) for d in self.pairs for row in d.rows]
+        return about | whole(self.pairs[0]) | {"pairs": [whole(d) for d in self.pairs], "rows": rows}
+
+    def to_records(self) -> list[Record]:
+        """One record for each whole and row, as ``vlmerge report`` reads them."""
+        about = {"checkpoint": self.checkpoint, "layout": self.layout, "architecture": self.architecture}
+        return [
+            Record("distance", {**about, "pair": ",".join(pair), "by": self.by, "where": row.at}, _values(row))
+            for pair, row in self.all_rows()
+        ]
+
+    def to_pandas(self) -> Any:
+        """A DataFrame with a line for each whole and row. Needs pandas."""
+        import pandas
+
+        return pandas.DataFrame([{"pair": ",".join(pair), **asdict(row)} for pair, row in self.all_rows()])
+
+    def beyond(self, limits: Mapping[str, float]) -> list[str]:
+        """A sentence for every limit (metric -> most) that a pair's whole exceeds."""
+        return [sentence for distances in self.pairs for sentence in gate(distances, limits)]
+
+    def all_rows(self) -> list[tuple[tuple[str, str], Distance]]:
+        """Each pair with its whole, then with its rows."""
+        return [(distances.pair, row) for distances in self.pairs for row in (distances.whole, *distances.rows)]
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (",".join(pair), row.at, row.num_weights, *(getattr(row, n) for n in COLUMNS))
+            for pair, row in self.all_rows()
+        ]
+        return html_table(("pair", self.by, "weights", "L2", "cosine", "SSD", "TSSD"), rows)
+
+
+def tabulate(
+    opened: Checkpoint,
+    survey: Survey,
+    wanted: Sequence[str],
+    by: str,
+    truncate: float,
+    weights_only: bool,
+    threads: int,
+    device: str,
+    bar: Callable[[str], AbstractContextManager[Callable[[int], object]]],
+) -> DistanceTable:
+    """Measure the ``wanted`` pairs ("v,l", "all"; none: the first there is); ``bar`` opens a progress bar for a title.
+
+    Raises PlanError where no layer has two experts, and what parse_pair and measure raise.
+    """
+    known = pairs(survey)
+    if not known:
+        raise PlanError("no layer has two experts to compare", where=f"{opened.name} ({survey.architecture})")
+    asked = wanted or [",".join(known[0])]
+    chosen = known if "all" in asked else [parse_pair(text, survey) for text in asked]
+    found = []
+    for one in dict.fromkeys(chosen):
+        with bar(f"{one[0]} and {one[1]}") as advance:
+            found.append(measure(opened, survey, one, by, truncate, weights_only, threads, advance, device))
+    return DistanceTable(opened.name, survey.layout.name, survey.architecture, by, tuple(found))
+
+
+def _values(row: Distance) -> dict[str, float]:
+    return {name: value for name, value in asdict(row).items() if name != "at"}

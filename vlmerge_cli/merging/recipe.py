@@ -1,0 +1,103 @@
+"""What a merged checkpoint says of itself: its recipe in the metadata, and what goes beside its weights in a folder."""
+
+from __future__ import annotations
+
+import json
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from vlmerge_cli.checkpoint.reader import Checkpoint
+from vlmerge_cli.checkpoint.writer import Output, Target, create
+from vlmerge_cli.merging.opening import Prepared
+from vlmerge_cli.merging.plan import Merge, Plan
+from vlmerge_cli.version import __version__
+
+#: Small files of a folder that go along with its weights: configurations, tokenizers, templates.
+CARRIED = {".json", ".txt", ".model", ".jinja", ".yaml"}
+MAX_CARRIED_BYTES = 16_000_000
+
+
+def output_of(
+    ready: Prepared, target: Target, full_digest: bool, shared: bool = False
+) -> AbstractContextManager[Output]:
+    """The output of a prepared merge, to be filled: its recipe in the metadata, small files beside it."""
+    about = recipe(ready, full_digest)
+    metadata = {**ready.checkpoint.metadata, "format": "pt", "vlmerge": json.dumps(about, sort_keys=True)}
+    return create(target, ready.plan.specs, metadata, _extras(ready, about, target), shared)
+
+
+def recipe(ready: Prepared, full_digest: bool = False) -> dict[str, Any]:
+    """What was done, so that the merge can be repeated from its output; files by name and digest."""
+
+    def described(source: Checkpoint | None) -> dict[str, str] | None:
+        if source is None:
+            return None
+        return {"name": Path(source.name).name, "digest": source.fingerprint(full_digest)}
+
+    plan, request = ready.plan, ready.request
+    asked = {"keep": list(request.keep), "experts_for": request.experts_for, "dtype": request.dtype}
+    inputs = {"checkpoint": ready.checkpoint, "base": ready.base, "grams": ready.grams}
+    earlier = ready.checkpoint.about().get("recipe")
+    about: dict[str, Any] = {
+        **ready.checkpoint.about(),  # what the input says of itself: its tokenizer, its answers
+        "version": __version__,
+        "recipe": {
+            "method": plan.method.name,
+            "settings": plan.method.settings(),
+            **plan.method.learnt(),
+            **{name: value for name, value in asked.items() if value},
+            "layout": plan.survey.layout.name,
+            "architecture": plan.survey.architecture,
+            "inputs": {name: described(source) for name, source in inputs.items() if source is not None},
+            **({"earlier": earlier} if isinstance(earlier, dict) else {}),
+        },
+    }
+    config = ready.checkpoint.config()
+    if config is not None:
+        about["config"] = _merged_config(config, plan)
+    return about
+
+
+def _merged_config(config: dict[str, Any], plan: Plan) -> dict[str, Any]:
+    """The configuration of what comes out: agnostic, where nothing was kept apart and the model is this tool's."""
+    from vlmerge_cli.model.config import MODEL_TYPE, ModelConfig
+
+    kept = any(key in plan.specs for sources in plan.survey.groups.values() for key in sources.values())
+    if kept or config.get("model_type") != MODEL_TYPE:
+        return config
+    return ModelConfig.from_dict(config).merged().to_dict()
+
+
+def _extras(ready: Prepared, about: dict[str, Any], target: Target) -> dict[str, bytes]:
+    """Files that a folder gets beside its weights: the input's own small files, its configuration, a card."""
+    if target.is_file:
+        return {}
+    extras: dict[str, bytes] = {}
+    for path in sorted(ready.checkpoint.folder.iterdir()) if ready.checkpoint.folder else ():
+        carried = path.suffix in CARRIED and not path.name.endswith(".index.json")
+        if carried and path.is_file() and path.stat().st_size <= MAX_CARRIED_BYTES:
+            extras[path.name] = path.read_bytes()
+    if "config" in about:
+        extras["config.json"] = (json.dumps(about["config"], indent=2) + "\n").encode()
+    extras["README.md"] = _card(ready, about).encode()
+    return extras
+
+
+def _card(ready: Prepared, about: dict[str, Any]) -> str:
+    before, after = ready.num_parameters
+    steps = about["recipe"]
+    settings = ", ".join(f"{name} {value}" for name, value in steps["settings"].items())
+    num_merges = sum(isinstance(step, Merge) for step in ready.plan.steps)
+    sources = "\n".join(f"- {what}: `{its['name']}` ({its['digest']})" for what, its in steps["inputs"].items())
+    return f"""---
+tags: [model-merging, vlmerge]
+---
+
+# {Path(ready.checkpoint.name).name}, merged
+
+One modality-agnostic transformer made of the {steps["architecture"]} experts of a vision-language model:
+{num_merges} slots merged by {steps["method"]} ({settings}), {before:,} parameters before, {after:,} after.
+
+{sources}
+"""
