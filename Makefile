@@ -6,6 +6,7 @@
 # make finetune-table CKPT=runs/pretrain   pre-trained beside random starts on every task
 # make gpu    what a quarter of an hour with a GPU can tell; without one a rehearsal. PARTS="tests works": only those
 # make wheels the packages that such a machine may lack, into .whl, where it has no network
+# make docs   the pages in docs/ as a site, strictly: site/index.html
 # make bench  measure speed and memory on this machine; PARTS="merge distance": only those
 PYTHON ?= python3
 WHEELS := .whl
@@ -16,7 +17,7 @@ STAMP  := $(VENV)/.installed
 TORCH_INDEX ?=
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: install demo test fast check bench gpu wheels study finetune-table clean
+.PHONY: install demo test fast check docs bench gpu wheels study finetune-table clean
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -38,6 +39,9 @@ test: check
 
 fast: $(STAMP)
 	$(BIN)/python -m pytest -n auto --dist loadgroup -m 'not slow'
+
+docs: $(STAMP)
+	$(BIN)/python -m mkdocs build
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks $(PARTS)
@@ -67,4 +71,4 @@ finetune-table: $(STAMP)
 	$(BIN)/python -m benchmarks.render
 
 clean:
-	rm -rf $(VENV) build demo *.egg-info
+	rm -rf $(VENV) build demo site *.egg-info

@@ -1,4 +1,4 @@
-"""Grams of models that are not ours: the examples of the README, run."""
+"""Grams of models that are not ours: the example of docs/grams.md, run."""
 
 from __future__ import annotations
 
