@@ -155,7 +155,7 @@ def grams(device: str) -> None:
     assert batch.image is not None
     text, mask, image = batch.text, batch.text_mask, batch.image
     num_tokens = len(batch) * model.config.num_image_tokens + int(mask.sum())
-    nobody = Collector([], None, include_padding=True)  # type: ignore[arg-type]
+    nobody = Collector([], None, True, ())  # type: ignore[arg-type]
     for precision in TYPES:
         model.to(TYPES[precision])
         pixels = image.to(TYPES[precision])

@@ -87,7 +87,7 @@ def row(mode: str) -> None:
         walls, cpus, counts = _published(model, batch)
     elif mode == "forward":
         with torch.no_grad():
-            nobody = Collector([], None, include_padding=True)  # type: ignore[arg-type]
+            nobody = Collector([], None, True, ())  # type: ignore[arg-type]
             walls, cpus = _timed(lambda: batch(nobody))
         counts = {}
     else:
@@ -123,7 +123,7 @@ def _published(model: VLModel, batch: Callable[[Collector], None]) -> tuple[list
     sites = find_sites(model, LAYOUT)
     handles = [modules[site.module].register_forward_pre_hook(hook(site.module)) for site in sites]
     with torch.no_grad():
-        walls, cpus = _timed(lambda: batch(Collector([], None, include_padding=True)))  # type: ignore[arg-type]
+        walls, cpus = _timed(lambda: batch(Collector([], None, True, ())))  # type: ignore[arg-type]
     for handle in handles:
         handle.remove()
     return walls, cpus, {}

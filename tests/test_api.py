@@ -82,7 +82,7 @@ def test_tensors_in_memory_merge_to_the_same_bytes(method: str, kind: str, ckpt:
     right = load(tmp_path / "a.safetensors")
     before = {key: value.copy() for key, value in tensors.items()}
     if kind == "torch":
-        given = {key: torch.from_numpy(value) for key, value in tensors.items()}
+        given = {key: torch.from_numpy(value.copy()) for key, value in tensors.items()}
         found = vlmerge.merge_tensors(given, method, **others_as_torch(others), **options)
         assert all(isinstance(value, torch.Tensor) for value in found.values())
         found = {key: value.numpy() for key, value in found.items()}

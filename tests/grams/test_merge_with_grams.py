@@ -36,7 +36,7 @@ def group(experts: str = "v l", seed: int = 0, rows: int = 50, width: int = 6, s
     grams = {e: x.T @ x for e, x in inputs.items()}
     grams["l"] = pack(grams["l"])
     tokens = {e: 10 * (number + 1) for number, e in enumerate(weights)}
-    return Group(slot, weights, grams=grams, tokens=tokens)
+    return Group(slot, weights, grams=grams, tokens=tokens, top=("vl",))
 
 
 def full(held: np.ndarray) -> np.ndarray:
@@ -115,7 +115,7 @@ def test_torch_finds_the_same_alpha() -> None:
     of = group("v l vl", 3)
     on_torch = Group(
         SLOT, {e: torch.tensor(w) for e, w in of.experts.items()},
-        grams={e: torch.tensor(g) for e, g in of.grams.items()}, tokens=of.tokens,
+        grams={e: torch.tensor(g) for e, g in of.grams.items()}, tokens=of.tokens, top=of.top,
     )  # fmt: skip
     for method in (Interpolation(alpha="auto"), Interpolation(alpha="auto", weigh="equal")):
         assert method.examine(on_torch) == pytest.approx(method.examine(of), rel=1e-12)
@@ -135,7 +135,9 @@ def test_equal_weighing_divides_each_gram_by_its_tokens(gamma: float) -> None:
 
 def test_more_tokens_of_an_expert_change_nothing_when_all_weigh_the_same() -> None:
     of = group("v l", 2)
-    twice = Group(SLOT, of.experts, grams={**of.grams, "v": 2 * of.grams["v"]}, tokens={**of.tokens, "v": 20})
+    twice = Group(
+        SLOT, of.experts, grams={**of.grams, "v": 2 * of.grams["v"]}, tokens={**of.tokens, "v": 20}, top=of.top
+    )
     equal = RegMean(gamma=1, weigh="equal")
     np.testing.assert_allclose(equal(twice), equal(of), rtol=1e-10)
     raw = RegMean(gamma=1)
@@ -210,7 +212,7 @@ def test_rank_deficient_data(case: str) -> None:
     if case == "dead inputs":
         for gram in grams.values():
             gram[3], gram[:, 3] = 0, 0
-    of = Group(SLOT, of.experts, grams=grams)
+    of = Group(SLOT, of.experts, grams=grams, top=of.top)
     with pytest.raises(MergeError, match="sum of the Grams is singular") as caught:
         RegMean(gamma=1)(of)
     assert "--ridge 1e-06" in caught.value.fix

@@ -48,7 +48,7 @@ def test_the_defaults_are_the_papers(ckpt, tmp_path) -> None:
 @pytest.mark.parametrize(("experts", "expected"), [({"v": 3.0, "vl": 9.0}, 5.0), ({"l": 6.0, "vl": 0.0}, 4.0)])
 def test_one_of_two_lower_experts_has_the_whole_share(experts, expected) -> None:
     arrays = {name: np.array([value]) for name, value in experts.items()}
-    np.testing.assert_allclose(Interpolation(alpha=0.9)(Group(SLOT, arrays)), [expected])
+    np.testing.assert_allclose(Interpolation(alpha=0.9)(Group(SLOT, arrays, top=("vl",))), [expected])
 
 
 @pytest.mark.parametrize("field", ["alpha", "vl_ratio"])

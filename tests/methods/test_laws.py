@@ -35,7 +35,7 @@ def group(kind: str, experts: tuple[str, ...], shape: tuple[int, ...], wide: Any
         for expert in experts:
             x = rng.standard_normal((64, shape[1]))
             grams[expert] = x.T @ x
-    return Group(SLOTS[kind], arrays, base, grams)
+    return Group(SLOTS[kind], arrays, base, grams, top=("vl",))
 
 
 def shape_of(kind: str) -> tuple[int, ...]:
@@ -46,7 +46,7 @@ def as_torch(one: Group) -> Group:
     def turned(arrays: Any) -> dict[str, Any]:
         return {expert: torch.from_numpy(np.array(array)) for expert, array in arrays.items()}
 
-    return Group(one.slot, turned(one.experts), torch.from_numpy(np.array(one.base)), turned(one.grams))
+    return Group(one.slot, turned(one.experts), torch.from_numpy(np.array(one.base)), turned(one.grams), top=one.top)
 
 
 @methods
@@ -65,7 +65,7 @@ def test_a_method_says_what_it_is(name: str) -> None:
 def test_equal_experts_give_that_expert(name: str, kind: str, experts: tuple[str, ...]) -> None:
     one = group(kind, experts, shape_of(kind))
     value = one.experts[experts[0]]
-    same = Group(one.slot, dict.fromkeys(experts, value), value.copy(), one.grams)
+    same = Group(one.slot, dict.fromkeys(experts, value), value.copy(), one.grams, top=one.top)
     np.testing.assert_allclose(make(name, {})(same), value, rtol=1e-14, atol=1e-14)
 
 
@@ -97,7 +97,7 @@ def test_chunks_of_an_elementwise_slot_are_bitwise_the_whole(name: str, kind: st
     flat = {expert: array.reshape(-1) for expert, array in one.experts.items()}
     for cuts in ((0, 1, 35), (0, 13, 14, 35), tuple(range(36))):
         parts = [
-            method(Group(one.slot, {e: a[i:j] for e, a in flat.items()}, one.base.reshape(-1)[i:j]))
+            method(Group(one.slot, {e: a[i:j] for e, a in flat.items()}, one.base.reshape(-1)[i:j], top=one.top))
             for i, j in pairwise(cuts)
         ]
         assert np.concatenate(parts).tobytes() == whole.tobytes()
@@ -137,7 +137,7 @@ def test_degenerate_linear_weights(name: str, shape: tuple[int, int]) -> None:
 @methods
 def test_the_settings_name_every_option(name: str) -> None:
     method = make(name, {})
-    assert set(method.settings()) == {option.flag.lstrip("-") for option in method.options()}
+    assert set(method.settings()) == {option.flag.lstrip("-") for option in method.options() if option.default != ""}
 
 
 # --- through the command line ---

@@ -78,8 +78,9 @@ def find_sites(module: nn.Module, layout: Layout) -> list[Site]:
 class Collector:
     """Adds up Grams while its model runs; ``counts`` are the tokens in each."""
 
-    def __init__(self, sites: list[Site], sums: Sums, include_padding: bool) -> None:
+    def __init__(self, sites: list[Site], sums: Sums, include_padding: bool, names: Collection[str]) -> None:
         self.sites, self.sums, self.include_padding = {site.key: site for site in sites}, sums, include_padding
+        self._names = names  # of all experts that the layout knows
         self.counts = dict.fromkeys(self.sites, 0)
         self._masks: Mapping[str, Tensor | None] = {}
 
@@ -97,12 +98,9 @@ class Collector:
 
         An expert that is not named counts all of its tokens. With ``include_padding`` the masks have no effect.
         """
-        experts = {site.expert for site in self.sites.values()}
         for name in masks:
-            if name not in experts and not self.include_padding:
-                known = "v", "l", "vl", *experts
-                if name not in known:
-                    raise UsageError(f"no expert {name!r}", fix=nearest(name, experts))
+            if name not in self._names and not self.include_padding:
+                raise UsageError(f"no expert {name!r}", fix=nearest(name, self._names))
         before, self._masks = self._masks, masks
         try:
             yield
@@ -182,7 +180,7 @@ def collect_grams(
             stack.enter_context(one_blas_thread())
         sums = make_sums({site.key: site.width for site in sites}, device, precision, workers)
         stack.callback(sums.close)
-        collector = Collector(sites, sums, include_padding)
+        collector = Collector(sites, sums, include_padding, layout.experts)
         for site in sites:
             hook = modules[site.module].register_forward_pre_hook(_hook(collector, site), with_kwargs=True)
             stack.callback(hook.remove)

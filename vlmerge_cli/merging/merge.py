@@ -13,6 +13,7 @@ from vlmerge_cli.checkpoint.writer import Target
 from vlmerge_cli.merging.execute import execute, settled
 from vlmerge_cli.merging.job import Job
 from vlmerge_cli.merging.opening import Prepared, check_output, completed
+from vlmerge_cli.merging.plan import Plan
 from vlmerge_cli.merging.recipe import output_of
 from vlmerge_cli.results import Result
 
@@ -32,7 +33,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Summary(Result):
-    """What a merge did; ``residuals`` are the rows of a report, where one was asked for."""
+    """What a merge did.
+
+    ``unused`` are experts that had no weight in any slot, ``residuals`` the rows of a report where one was asked for.
+    """
 
     output: str
     layout: str
@@ -40,6 +44,7 @@ class Summary(Result):
     method: str
     settings: dict[str, Any]
     learnt: dict[str, Any]
+    unused: list[str]
     num_merged: int
     num_parameters_before: int
     num_parameters_after: int
@@ -83,6 +88,7 @@ def run(ready: Prepared, target: Target, settings: Settings, advance: Callable[[
         method=ready.plan.method.name,
         settings=ready.plan.method.settings(),
         learnt=ready.plan.method.learnt(),
+        unused=_unused(ready.plan),
         num_merged=len(ready.plan.merges),
         num_parameters_before=before,
         num_parameters_after=after,
@@ -102,3 +108,12 @@ def job_of(ready: Prepared, device: str, settings: Settings) -> Job:
         max(1, settings.threads),
         settings.allow_non_finite,
     )
+
+
+def _unused(plan: Plan) -> list[str]:
+    """Experts that are in some group and have weight 0 in every one."""
+    weights: dict[str, float] = {}
+    for step in plan.merges:
+        for expert, share in plan.method.shares(list(step.sources), plan.survey.layout.top, step.slot).items():
+            weights[expert] = max(weights.get(expert, 0.0), share)
+    return [expert for expert in plan.survey.layout.experts if weights.get(expert) == 0]

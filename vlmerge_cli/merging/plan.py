@@ -20,10 +20,10 @@ from vlmerge_cli.layouts.survey import Survey
 from vlmerge_cli.methods.linalg import packed_size
 from vlmerge_cli.methods.method import Method
 
-#: Experts that a task uses in layers with a cross-modal expert (reference: only_activate_used_experts).
-#: For nlvr2 the published RegMean has Grams of ``vl`` alone but averages biases and norms over all three; here
-#: ``vl`` is used throughout, as the published interpolation does.
-USED_IN_TOP = {"retrieval": ("v", "l"), "vqa": ("vl",), "nlvr2": ("vl",)}
+#: Whether a task uses the top experts (or the others) in layers that have them (reference: only_activate_used_experts).
+#: For nlvr2 the published RegMean has Grams of the top expert alone but averages biases and norms over all three; here
+#: the top expert is used throughout, as the published interpolation does.
+USES_TOP = {"retrieval": False, "vqa": True, "nlvr2": True}
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,8 @@ class Request:
     dtype: str | None = None
 
     def __post_init__(self) -> None:
-        if self.experts_for is not None and self.experts_for not in USED_IN_TOP:
-            raise UsageError(f"--experts-for {self.experts_for}", fix=nearest(self.experts_for, USED_IN_TOP))
+        if self.experts_for is not None and self.experts_for not in USES_TOP:
+            raise UsageError(f"--experts-for {self.experts_for}", fix=nearest(self.experts_for, USES_TOP))
         if self.dtype is not None and self.dtype not in FLOATS:
             raise UsageError(f"--dtype {self.dtype}", fix=nearest(self.dtype, FLOATS))
 
@@ -121,7 +121,7 @@ def make_plan(
         raise PlanError("the checkpoint is modality-agnostic already: no slot has more than one expert", where=where)
     planner = _Planner(checkpoint, survey, method, request, base, grams, assume_grams)
     steps = planner.steps()
-    problems = [*survey.problems(), *planner.problems]
+    problems = [*survey.problems(), *planner.problems, *method.problems(survey.experts, survey.layout.top)]
     if problems:
         count = f"{len(problems)} problems" if len(problems) > 1 else "1 problem"
         fix = f"leave slots out with --keep '{planner.unfit[0].label}'" if planner.unfit else ""
@@ -191,6 +191,8 @@ class _Planner:
     def _merge(self, slot: Slot, sources: Mapping[str, str]) -> Sequence[Step]:
         target = self.survey.layout.merged_key(slot)
         used, dropped = self._used(slot, sources)
+        if not used:
+            return []  # said already
         at = f"layer {slot.layer} {slot.name}"
         specs = {expert: self._tensor(key).spec for expert, key in used.items()}
         for what in ("shape", "dtype"):
@@ -218,7 +220,8 @@ class _Planner:
         task = self.request.experts_for
         if task is None or not set(self.survey.experts[slot.layer]) & set(self.survey.layout.top):
             return dict(sources), []
-        used = {expert: key for expert, key in sources.items() if expert in USED_IN_TOP[task]}
+        top = self.survey.layout.top
+        used = {expert: key for expert, key in sources.items() if (expert in top) == USES_TOP[task]}
         if not used:
             self.problems.append(f"layer {slot.layer} {slot.name}: no expert that {task} uses")
         return used, [Drop(key, f"not used for {task}") for e, key in sources.items() if e not in used]

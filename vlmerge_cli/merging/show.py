@@ -22,6 +22,7 @@ def summary_text(summary: Summary) -> str:
             f"{summary.output}",
             f"  {summary.num_merged} slots of the {summary.architecture} model merged by {summary.method} ({settings})",
             *_learnt(summary),
+            *(f"  expert {name} has weight 0: nothing of it is in the output" for name in summary.unused),
             f"  parameters {console.count(before)} -> {console.count(after)} ({saved:.0%} fewer)",
             f"  {console.size(summary.num_bytes_in)} in, {console.size(summary.num_bytes_out)} out"
             f" in {summary.seconds:.2f} s ({summary.gigabytes_per_second:.2f} GB/s)",

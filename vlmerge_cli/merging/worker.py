@@ -67,7 +67,8 @@ class Worker:
         if step.base is not None:
             assert job.base is not None
             base = self.arrays.load("base", job.base, step.base, piece.first, piece.count, wide).reshape(shape)
-        return Group(step.slot, experts, base, _Grams(job.grams, step.grams, self.arrays), step.tokens)
+        top = job.plan.survey.layout.top
+        return Group(step.slot, experts, base, _Grams(job.grams, step.grams, self.arrays), step.tokens, top)
 
     def _same(self, step: Same, piece: Piece) -> None:
         first, *others = step.sources

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, ClassVar, NamedTuple, Self, TypeAlias
@@ -23,10 +23,10 @@ Array: TypeAlias = Any  # a numpy array or a torch tensor: methods use only oper
 class Group:
     """The tensors of one slot.
 
-    ``experts`` maps ``v``, ``l``, ``vl`` (those that exist, in this order) to arrays of one shape in float32 or
-    float64; ``base`` is W⁰ in the same form where the method asked for it; ``grams`` maps each expert to XᵀX of
-    its input, (in, in) or its packed upper triangle, in float64, where the method asked for them, and ``tokens``
-    to the number of tokens in that sum, where the method asked for that.
+    ``experts`` maps the layout's names (those that exist, in its order) to arrays of one shape in float32 or float64,
+    and ``top`` are the names of those that only the top layers have; ``base`` is W⁰ in the same form where the method
+    asked for it; ``grams`` maps each expert to XᵀX of its input, (in, in) or its packed upper triangle, in float64,
+    where the method asked for them, and ``tokens`` to the number of tokens in that sum, where it asked for that.
     """
 
     slot: Slot
@@ -34,6 +34,7 @@ class Group:
     base: Array | None = None
     grams: Mapping[str, Array] = field(default_factory=dict)
     tokens: Mapping[str, int] = field(default_factory=dict)
+    top: tuple[str, ...] = ()
 
 
 class Option(NamedTuple):
@@ -71,6 +72,14 @@ class Method:
         """Whether elements of this slot are merged one by one, so that the engine may hand out chunks."""
         return True
 
+    def problems(self, experts: Mapping[int, tuple[str, ...]], top: tuple[str, ...]) -> list[str]:
+        """What the settings cannot mean for a checkpoint with these experts in each layer, as sentences."""
+        return []
+
+    def shares(self, experts: Sequence[str], top: Sequence[str], slot: Slot) -> dict[str, float]:
+        """Each expert's weight in the merge of a slot that has these, adding up to 1; empty: no fixed weights."""
+        return {}
+
     def needs_grams(self, slot: Slot) -> bool:
         return False
 
@@ -101,7 +110,7 @@ class Method:
         for entry in _option_fields(self):
             value, low, high = getattr(self, entry.name), entry.metadata["low"], entry.metadata["high"]
             choices = entry.metadata["choices"]
-            if isinstance(value, str) and value not in choices:
+            if isinstance(value, str) and choices and value not in choices:
                 raise UsageError(f"{entry.metadata['flag']} {value}", fix=nearest(value, choices))
             if isinstance(value, bool) or not isinstance(value, float | int):
                 continue
@@ -119,8 +128,9 @@ class Method:
         ]
 
     def settings(self) -> dict[str, Any]:
-        """Options as they are set, by flag name without dashes, for recipes and records."""
-        return {f.metadata["flag"].lstrip("-"): getattr(self, f.name) for f in _option_fields(self)}
+        """Options as they are set, by flag name without dashes, for recipes and records; an empty one is left out."""
+        found = {f.metadata["flag"].lstrip("-"): getattr(self, f.name) for f in _option_fields(self)}
+        return {name: value for name, value in found.items() if value != ""}
 
 
 def option(

@@ -14,7 +14,7 @@ from vlmerge_cli import console, ranks, records
 from vlmerge_cli.checkpoint.reader import open_checkpoint
 from vlmerge_cli.checkpoint.writer import Target
 from vlmerge_cli.data.tokenizer import load as load_tokenizer
-from vlmerge_cli.distances.measure import measure
+from vlmerge_cli.distances.measure import measure, pairs
 from vlmerge_cli.grams.from_data import Choices, gather
 from vlmerge_cli.layouts.survey import find
 from vlmerge_cli.model.config import preset
@@ -116,7 +116,7 @@ class Measure:
         name = str(place.of(self.model.name).checkpoint)
         with open_checkpoint(name) as opened:
             survey, _ = find(opened.tensors, None, name)
-            found = measure(opened, survey, ("v", "l"))
+            found = measure(opened, survey, pairs(survey)[0])
         rows = sorted(found.rows, key=lambda row: int(row.at.partition(" ")[2]))
         made = []
         for row in (found.whole, *rows):
