@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import inspect
 import os
 import re
 import shlex
@@ -149,6 +150,17 @@ def test_every_command_is_in_the_readme() -> None:
         assert f"| `vlmerge {name}" in text, f"the table of commands lacks {name}"
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.stem)
+def test_every_python_example_runs(page: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In one namespace, in the page's order. (That of docs/grams.md, of a model of one's own, has its own test.)"""
+    if page.stem == "grams":
+        pytest.skip("tests/grams/test_other_models.py runs it")
+    names: dict[str, Any] = {}
+    for block in blocks(page, "python"):
+        exec(compile(block, page.name, "exec"), names)
+    assert capsys.readouterr().out.strip(), "an example shows something"
+
+
 # --- pages ---
 
 
@@ -180,9 +192,9 @@ def test_every_page_is_in_the_sites_contents() -> None:
 
 def test_every_public_name_is_on_a_page() -> None:
     text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
-    for name in getattr(vlmerge_cli, "__all__", ()):
+    for name in vlmerge_cli.__all__:
         assert re.search(rf"\b{name}\b", text), f"no page says what {name} is"
-        assert getattr(vlmerge_cli, name).__doc__, f"{name} has no docstring"
+        assert inspect.getdoc(getattr(vlmerge_cli, name)), f"{name} has no docstring"
 
 
 def test_the_site_builds(tmp_path: Path) -> None:

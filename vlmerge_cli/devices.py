@@ -19,6 +19,7 @@ def has_gpu() -> bool:
 
 
 def is_gpu_visible() -> bool:
+    """Whether the machine has an NVIDIA GPU that the environment does not hide."""
     return os.environ.get("CUDA_VISIBLE_DEVICES", "all") not in ("", "-1") and Path("/dev/nvidiactl").exists()
 
 

@@ -42,34 +42,38 @@ class VlmergeError(Exception):
 
 
 class UsageError(VlmergeError):
+    """The command line, an argument or a settings file is wrong."""
+
     exit_code = 2
 
 
 class CheckpointError(VlmergeError):
-    pass
+    """A file is missing, broken or not what it says."""
 
 
 class LayoutError(VlmergeError):
-    pass
+    """Keys fit no layout, or a layout file is wrong."""
 
 
 class PlanError(VlmergeError):
-    pass
+    """Experts that cannot be merged or compared as asked; all problems at once."""
 
 
 class MergeError(VlmergeError):
-    pass
+    """Numbers that cannot be merged: NaN, or a singular Gram sum."""
 
 
 class DataError(VlmergeError):
-    pass
+    """A data set is missing, broken or too bad to use."""
 
 
 class TrainingError(VlmergeError):
-    pass
+    """A run cannot go on: a loss that is not finite, or a state that does not fit."""
 
 
 class GateError(VlmergeError):
+    """A limit that the user set was not met."""
+
     exit_code = 3
 
 

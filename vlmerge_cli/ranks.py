@@ -9,22 +9,27 @@ from vlmerge_cli.errors import VlmergeError
 
 
 def rank() -> int:
+    """This process among all; 0 when it is alone."""
     return int(os.environ.get("RANK", "0"))
 
 
 def world_size() -> int:
+    """The number of processes."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def local_rank() -> int:
+    """This process among those of its machine."""
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def local_world_size() -> int:
+    """The number of processes on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def is_main() -> bool:
+    """Whether this process speaks and writes for all."""
     return rank() == 0
 
 
@@ -50,6 +55,7 @@ def stop() -> None:
 
 
 def barrier() -> None:
+    """Wait until every rank is here."""
     if world_size() > 1:
         import torch.distributed as dist
 

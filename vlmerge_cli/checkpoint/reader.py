@@ -56,6 +56,7 @@ class Checkpoint:
 
     @property
     def metadata(self) -> Mapping[str, str]:
+        """Of the first shard's header."""
         return self.shards[0].header.metadata
 
     @property

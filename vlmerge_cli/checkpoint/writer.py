@@ -135,6 +135,7 @@ class Output:
                 self._missing[key] -= stop - start - count
 
     def finish(self, sync: bool) -> None:
+        """Every byte must have been written; with ``sync`` wait until the disk has them."""
         wrong = {key: count for key, count in self._missing.items() if count}
         assert not wrong, f"bytes written do not match the header: {dict(list(wrong.items())[:3])}"
         if sync:

@@ -80,6 +80,7 @@ class BadSamples:
             named += other.examples[reason][: self.max_examples - len(named)]
 
     def check(self, where: str = "") -> None:
+        """Raises DataError when more than ``max_ratio`` of the samples are bad."""
         judged = max(self.num_seen, MIN_SEEN)
         if self.total:
             judged = min(judged, self.total)

@@ -260,6 +260,7 @@ class TorchSums:
 
 
 def not_finite(key: str) -> MergeError:
+    """The error for a Gram with NaN or infinity in it."""
     fix = "a model that gives NaN or infinity here cannot be merged by its Grams; check its weights and its data"
     return MergeError(f"the input of {key} is not finite, or too large to square", fix=fix)
 

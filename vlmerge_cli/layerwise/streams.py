@@ -80,6 +80,7 @@ def parted(streams: Streams) -> Streams:
 
 
 def side_by_side(text: Stream, image: Stream) -> Stream:
+    """Text and image tokens as one joint stream, the text first."""
     assert text.mask is not None, "texts have a mask"
     expert, merged = (torch.cat(both, dim=1) for both in ((text.expert, image.expert), (text.merged, image.merged)))
     mask = functional.pad(text.mask, (0, image.num_tokens), value=True)

@@ -101,9 +101,11 @@ class Layout:
         return self._rules[slot.name]
 
     def merged_key(self, slot: Slot) -> str:
+        """The key of a slot in a merged checkpoint."""
         return self.rule(slot).merged.format(layer=slot.layer)
 
     def source_key(self, slot: Slot, expert: str) -> str:
+        """The key of one expert's tensor of a slot."""
         return self.rule(slot).source.format(layer=slot.layer, expert=self.experts[expert])
 
     def gram_keys(self, slot: Slot, expert: str) -> tuple[str, str]:
@@ -151,6 +153,7 @@ def _is_number(part: str) -> bool:
 
 
 def built_in(name: str) -> Layout:
+    """A layout of LAYOUTS by its name."""
     return load(Path(__file__).parent / f"{name}.yaml")
 
 

@@ -28,6 +28,7 @@ class Survey:
 
     @cached_property
     def layers(self) -> tuple[int, ...]:
+        """Numbers of the layers that have a slot, rising."""
         return tuple(sorted({slot.layer for slot in (*self.groups, *self.single)}))
 
     @cached_property
@@ -40,6 +41,7 @@ class Survey:
 
     @property
     def architecture(self) -> str:
+        """The layout's name for what the experts own: specific, agnostic or one between."""
         return self.layout.architecture({slot.module for slot in self.groups})
 
     def problems(self) -> list[str]:

@@ -45,6 +45,7 @@ def copy_piece(job: Job, output: Sink, piece: Piece) -> None:
 
 
 def input_bytes(job: Job, piece: Piece) -> int:
+    """Bytes that a piece reads."""
     tensor = job.checkpoint.tensors[sources_of(piece.step)[0]]
     count = len(sources_of(piece.step))
     return count * (piece.count if is_raw(job, piece.step) else num_bytes(tensor.dtype, piece.count))
@@ -56,10 +57,12 @@ def is_raw(job: Job, step: Step) -> bool:
 
 
 def is_copy(job: Job, step: Step) -> bool:
+    """Whether a step moves one tensor without changing its type."""
     return isinstance(step, Copy) and job.checkpoint.tensors[step.source].dtype == job.plan.specs[step.target].dtype
 
 
 def pieces_of(job: Job, chunk_elements: int) -> Iterator[Piece]:
+    """A plan's steps in file order, cut into pieces of at most ``chunk_elements`` where the method allows it."""
     for step in job.plan.steps:
         if isinstance(step, Drop):
             continue

@@ -52,12 +52,16 @@ class Same:
 
 @dataclass(frozen=True)
 class Copy:
+    """One tensor as it is, under ``target``; its type may change."""
+
     target: str
     source: str
 
 
 @dataclass(frozen=True)
 class Drop:
+    """A tensor that the output does not have, and why."""
+
     source: str
     reason: str
 

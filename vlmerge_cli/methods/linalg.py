@@ -19,6 +19,7 @@ class Solution(NamedTuple):
 
 
 def packed_size(width: int) -> int:
+    """Entries of a packed triangle of a (width, width) matrix."""
     return width * (width + 1) // 2
 
 

@@ -81,6 +81,7 @@ class Method:
         return {}
 
     def needs_grams(self, slot: Slot) -> bool:
+        """Whether this slot's group must hold the experts' Grams."""
         return False
 
     def needs_tokens(self, slot: Slot) -> bool:
@@ -122,6 +123,7 @@ class Method:
 
     @classmethod
     def options(cls) -> list[Option]:
+        """The command line's options of this method, in the order of its fields."""
         return [
             Option(f.name, f.metadata["flag"], f.metadata["kind"], f.default, f.metadata["help"], f.metadata["choices"])
             for f in _option_fields(cls)

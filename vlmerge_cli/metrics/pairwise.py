@@ -76,10 +76,12 @@ class Pairwise:
 
     @property
     def l2(self) -> float:
+        """‖x - y‖."""
         return math.sqrt(self.dd) * 2.0**self.exponent
 
     @property
     def cosine(self) -> float:
+        """1 - x·y / (‖x‖ ‖y‖); 0 for two zero vectors, 1 for one."""
         if self.xx == 0 or self.yy == 0:
             return 0.0 if self.xx == self.yy else 1.0
         return max(0.0, 1 - self.xy / (math.sqrt(self.xx) * math.sqrt(self.yy)))

@@ -89,10 +89,12 @@ class ModelConfig:
 
     @property
     def own_norm1(self) -> bool:
+        """Whether experts own the norm before attention."""
         return self.own_attention or self.own_norms
 
     @property
     def own_norm2(self) -> bool:
+        """Whether experts own the norm before the feed-forward network."""
         return self.own_ffn or self.own_norms
 
     @property

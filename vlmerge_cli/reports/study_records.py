@@ -130,6 +130,7 @@ class Study:
         return [record for record in self.records if record.kind == kind]
 
     def values(self, score: Score, pick: Pick, split: str = "test") -> Values:
+        """A model's score, seed by seed; empty where there is no record."""
         found = self._scores.get(self._key(score, pick, split), {})
         numbers = {
             seed: fmean(float(run[score.value]) for run in runs)
@@ -144,6 +145,7 @@ class Study:
         return self.values(score, pick).minus(self.values(score, pick.merged()))
 
     def k_seeds(self, arch: str = "specific", width: int = 0) -> list[float]:
+        """Seed phases of an architecture that have scores, rising, as shares of the steps."""
         wanted = {"arch": arch, "width": width or self.width}
         return sorted({_round(r.at["k_seed"]) for r in self.of("score") if wanted.items() <= r.at.items()})
 

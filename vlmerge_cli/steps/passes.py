@@ -41,11 +41,14 @@ class Passes:
 
     @property
     def text(self) -> State:
+        """The text through its own expert."""
         found: State = self._once("text", lambda: self._read(self._given(self.batch.text), "text"))
         return found
 
     @property
     def image(self) -> State:
+        """The image through its own expert."""
+
         def compute() -> State:
             return self.model.image(self._given(self.batch.image), keep=self.depth("image"))
 

@@ -45,6 +45,7 @@ class Study:
         return (self.place(node).folder / RECORDS).exists()
 
     def missing(self, wanted: Sequence[Node]) -> list[Node]:
+        """Nodes of ``wanted`` that are not done, in their order."""
         return [node for node in wanted if not self.is_done(node)]
 
 

@@ -37,6 +37,7 @@ class Classification(Task):
         return {"num_classes": len(data.class_names)}
 
     def loss(self, passes: Passes) -> Outcome:
+        """Cross-entropy with label smoothing; of a mixed image the mean of both labels', by their shares."""
         target = passes.batch.target
         assert target is not None, "classification needs labels"
         logits = widened(passes.model.classify(passes.image, keep=passes.depth("image")))  # (B, classes)

@@ -29,6 +29,7 @@ class Negatives:
     ramp_stop: float = 0.0
 
     def hard_ratio(self, progress: float) -> float:
+        """Share of hard negatives, in [0, 1], at ``progress`` in [0, 1] of the phase."""
         if self.ramp_start >= 1 or progress < self.ramp_start:
             return 0.0
         if progress >= self.ramp_stop:

@@ -23,6 +23,8 @@ class Matching(Measure):
     main = "accuracy"
 
     def evaluate(self, evaluation: Evaluation) -> Scores:
+        """Accuracy over every right pair and, for each, one wrong one; and on either alone."""
+
         def judge(batch: Batch) -> Tensor:
             model = evaluation.model
             text, image = text_of(model, batch), image_of(model, batch)

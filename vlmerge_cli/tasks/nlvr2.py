@@ -29,6 +29,7 @@ class Nlvr2(Task):
     built_in: ClassVar[dict[str, Any]] = {"steps": 400, "batch_size": 64, "optimizer.lr": 1e-3}
 
     def loss(self, passes: Passes) -> Outcome:
+        """Cross-entropy of true and false, from the joint passes of both images."""
         target = passes.batch.target
         assert target is not None, "nlvr2 needs labels"
         logits = widened(passes.model.nlvr2(passes.matched(), passes.matched_second()))  # (B, 2)

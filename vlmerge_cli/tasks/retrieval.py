@@ -34,6 +34,7 @@ class Retrieval(Task):
     built_in: ClassVar[dict[str, Any]] = {"steps": 200, "batch_size": 64, "optimizer.lr": 5e-4}
 
     def loss(self, passes: Passes) -> Outcome:
+        """Contrastive, both ways, over the global batch; text and image each pass alone."""
         loss, accuracy = half(passes, second=False)
         return Outcome(loss, {"batch_accuracy": accuracy})
 

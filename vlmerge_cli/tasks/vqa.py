@@ -52,6 +52,8 @@ class Vqa(Task):
         return Outcome(loss, {"soft_score": soft})
 
     def evaluate(self, evaluation: Evaluation) -> Scores:
+        """Official accuracy and soft score in percent, by answer and question type; answers are predictions."""
+
         def answer(batch: Batch) -> Tensor:
             model = evaluation.model
             return model.vqa(model.fuse(text_of(model, batch), image_of(model, batch))).argmax(1)

@@ -27,6 +27,7 @@ class Log:
             pass
 
     def write(self, kind: str, at: Mapping[str, Any], values: Mapping[str, float]) -> None:
+        """One record; its numbers go to TensorBoard too. Rank 0 alone writes."""
         if not ranks.is_main():
             return
         records.append(self.path, Record(kind, at, values))

@@ -62,4 +62,5 @@ def look(path: str | Path, changes: Mapping[str, Any] | None = None) -> Start:
 
 
 def is_built_in(data: tuple[str, ...]) -> bool:
+    """Whether all sources are the built-in data, with no path of that name in the way."""
     return all(parse(text).path in BUILT_IN and not Path(parse(text).path).exists() for text in data)

@@ -26,6 +26,7 @@ READERS = {
 
 
 def reader(name: str) -> type[Reader]:
+    """The class of a reader in READERS."""
     module, _, attribute = READERS[name].partition(":")
     found: type[Reader] = getattr(import_module(module), attribute)
     return found

@@ -59,6 +59,7 @@ class Scene:
     things: tuple[Thing, ...]
 
     def draws(self, purpose: str) -> np.random.Generator:
+        """This scene's random numbers for one purpose."""
         return generator(self.seed, purpose, self.split, self.number)
 
 

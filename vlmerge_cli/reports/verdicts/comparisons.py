@@ -46,6 +46,7 @@ def ours(study: Study, scores: Iterable[Score], others: Mapping[str, Pick], leas
 
 def gap(score: Score, one: Values, other: Values, names: tuple[str, str], least: float = 0.0, digits: int = 2
          ) -> Findings:  # fmt: skip
+    """Whether ``one`` minus ``other``, seed by seed, lies above ``least`` points."""
     if gap := one.minus(other):
         numbers = f"{names[0]} {one.within(gap).number(digits)}, {names[1]} {other.within(gap).number(digits)}"
         yield judge(gap, score.label, numbers, least, digits, not score.finetuned)
