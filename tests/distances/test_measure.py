@@ -109,37 +109,36 @@ CONTENTS = {
 }
 
 
-@pytest.mark.parametrize("few", [0, 3, 1 << 20])
+@pytest.mark.parametrize("bits", [1, 4, 18])
 @pytest.mark.parametrize("content", CONTENTS)
-def test_the_whole_equals_numpy(content: str, few: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(select, "FEW", few)
+def test_the_whole_equals_numpy(content: str, bits: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(select, "PART_BITS", bits)
     path = save(tmp_path / "c.safetensors", CONTENTS[content])
     close(measured(path).whole, expected(CONTENTS[content]))
 
 
-@pytest.mark.parametrize("few", [0, 30])
+@pytest.mark.parametrize("bits", [2, 18])
 @pytest.mark.parametrize("content", [*CONTENTS, "one tensor"])
 def test_a_sample_does_not_change_the_result(
-    content: str, few: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    content: str, bits: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A good one or not: values concentrated in one tensor are hard to see in a sample."""
     lump = experts_only(lambda rng, shape, key: rng.standard_normal(shape) * (".1.mlp.v.fc1.b" in key or 1e-9))
     tensors = CONTENTS.get(content, lump)
     monkeypatch.setattr(scan, "CHUNK", 50)
-    monkeypatch.setattr(select, "FEW", few)
+    monkeypatch.setattr(select, "PART_BITS", bits)
     monkeypatch.setattr(select, "SAMPLE", 300)
     path = save(tmp_path / "c.safetensors", tensors)
     for truncate in (0.01, 0.5, 0.97):
         close(measured(path, truncate=truncate).whole, expected(tensors, truncate=truncate))
 
 
-@pytest.mark.parametrize(("few", "most"), [(0, 3), (80_000, 1), (1 << 20, 1)])
+@pytest.mark.parametrize("sampled", [False, True])
 @pytest.mark.parametrize("dtype", ["F32", "BF16", "F16"])
-def test_passes(dtype: str, few: int, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One over the bytes where few pairs lie near the thresholds; at most three, and two for 16-bit types."""
+def test_passes(dtype: str, sampled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two over the bytes, beside what the sample reads; one more for 32 bits without a sample."""
     monkeypatch.setattr(scan, "CHUNK", 1 << 12)
-    monkeypatch.setattr(select, "FEW", few)
-    monkeypatch.setattr(select, "SAMPLE", 10_000)
+    monkeypatch.setattr(select, "SAMPLE", 10_000 if sampled else 1 << 20)
     tensors = {
         key: value.astype(NUMPY[dtype]) for key, value in tiny(width=100, hidden=200).items() if value.dtype.kind == "f"
     }
@@ -149,23 +148,11 @@ def test_passes(dtype: str, few: int, most: int, tmp_path: Path, monkeypatch: py
         survey, _ = detect(opened.tensors, "")
         whole = measure.measure(opened, survey, ("v", "l"), advance=done.append).whole
     bytes_of_pass = 2 * whole.num_weights * NUMPY[dtype].itemsize
-    sample = min(10_000 * scan.STRIDE / whole.num_weights, scan.MOST_READ) if few < whole.num_weights else 0
+    sample = min(10_000 * scan.STRIDE / whole.num_weights, scan.MOST_READ) if sampled else 0
     passes = sum(done) / bytes_of_pass - sample
     assert passes == pytest.approx(round(passes), abs=0.02)
-    assert 1 <= round(passes) <= (most if dtype == "F32" else min(most, 2))
-
-
-def test_few_codes_take_one_pass_however_many_pairs_have_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(select, "FEW", 0)
-    monkeypatch.setattr(select, "SAMPLE", 50_000)
-    monkeypatch.setattr(scan, "MOST_READ", 1)
-    monkeypatch.setattr(scan, "STRIDE", 3)
-    tensors = {key: value.astype(NUMPY["BF16"]) for key, value in tiny(width=100, hidden=200).items() if value.size > 1}
-    passes: list[bool] = []
-    real = scan._pass
-    monkeypatch.setattr(scan, "_pass", lambda *given, **named: (passes.append(True), real(*given, **named))[1])
-    close(measured(save(tmp_path / "c.safetensors", tensors)).whole, expected(tensors))
-    assert len(passes) == 1
+    most = 3 if dtype == "F32" else 2
+    assert 2 <= round(passes) <= most
 
 
 def test_float64_weights_of_any_size(tmp_path: Path) -> None:
@@ -180,11 +167,11 @@ def test_float64_weights_of_any_size(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "dtypes", [("F64",), ("F32",), ("F16",), ("BF16",), ("F16", "BF16"), ("BF16", "F32"), ("F16", "F64")], ids=str
 )
-@pytest.mark.parametrize("few", [0, 1 << 20])
+@pytest.mark.parametrize("bits", [3, 18])
 def test_float_types_and_mixtures(
-    dtypes: tuple[str, ...], few: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dtypes: tuple[str, ...], bits: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(select, "FEW", few)
+    monkeypatch.setattr(select, "PART_BITS", bits)
     tensors = {
         key: value.astype(NUMPY[dtypes[place % len(dtypes)]]) if value.dtype.kind == "f" else value
         for place, (key, value) in enumerate(tiny(dtype=np.float64).items())
@@ -236,10 +223,9 @@ def test_rows(pair: tuple[str, str], by: str, tmp_path: Path) -> None:
     assert total / found.whole.num_weights == pytest.approx(found.whole.ssd, rel=1e-12)
 
 
-@pytest.mark.parametrize("few", [0, 30, 1 << 20])
-def test_threads_chunks_and_shards_do_not_matter(few: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(select, "FEW", few)
-    monkeypatch.setattr(select, "SAMPLE", 300)
+@pytest.mark.parametrize("sample", [300, 1 << 20])
+def test_threads_chunks_and_shards_do_not_matter(sample: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(select, "SAMPLE", sample)
     path = save(tmp_path / "c.safetensors", tiny())
     for chunk in (scan.CHUNK, 7):
         monkeypatch.setattr(scan, "CHUNK", chunk)
@@ -257,12 +243,12 @@ def test_integers_are_left_out(tmp_path: Path) -> None:
     assert "layers.0.norm1.bias" not in {row.at for row in found.rows}
 
 
-@pytest.mark.parametrize("few", [0, 1 << 20])
+@pytest.mark.parametrize("sample", [300, 1 << 20])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_is_an_error(
-    value: float, few: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    value: float, sample: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(select, "FEW", few)
+    monkeypatch.setattr(select, "SAMPLE", sample)
     tensors = tiny()
     tensors[expert_key(2, "norm1.bias", "v")][1] = value
     with pytest.raises(MergeError, match=r"blocks\.2\.norm1\.v\.bias"):
@@ -317,9 +303,9 @@ def test_torch_equals_numpy(device: str, dtype: str, tmp_path: Path, monkeypatch
     tensors = {k: v.astype(NUMPY[dtype]) if v.dtype.kind == "f" else v for k, v in tiny(dtype=np.float64).items()}
     path = save(tmp_path / "c.safetensors", tensors)
     wanted = measured(path)
-    for few, sample, chunk in ((1 << 20, 1, 50), (30, 300, 50), (0, 300, 1 << 20)):
+    for bits, sample, chunk in ((18, 1, 50), (4, 300, 50), (18, 300, 1 << 20)):
         monkeypatch.setattr(scan, "GPU_CHUNK", chunk)
-        monkeypatch.setattr(select, "FEW", few)
+        monkeypatch.setattr(select, "PART_BITS", bits)
         monkeypatch.setattr(select, "SAMPLE", sample)
         found = on_torch(device, path, monkeypatch)
         assert [row.at for row in found.rows] == [row.at for row in wanted.rows]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from vlmerge_cli.metrics.chunk import Chunk, Split
+from vlmerge_cli.metrics.chunk import Chunk
 from vlmerge_cli.metrics.pairwise import Pairwise
 from vlmerge_cli.metrics.select import Bracket, Coding
 from vlmerge_cli.metrics.sign import Sign, soft_sign, truncated
@@ -48,74 +48,72 @@ class OnTorch:
     def __init__(self, size: int, wide: str) -> None:
         self._chunk = TorchChunk()
 
-    def __call__(self, x: np.ndarray, y: np.ndarray, brackets: Any) -> Any:
-        return self._chunk(torch.tensor(x), torch.tensor(y), brackets)
+    def sums(self, x: np.ndarray, y: np.ndarray) -> Any:
+        return self._chunk.sums(torch.tensor(x), torch.tensor(y))
 
-    def truncated(self, x: np.ndarray, y: np.ndarray, brackets: Any) -> Any:
-        return self._chunk.truncated(torch.tensor(x), torch.tensor(y), brackets)
+    def count(self, x: np.ndarray, bracket: Bracket) -> Any:
+        return self._chunk.count(torch.tensor(x), bracket)
+
+    def truncated(self, x: np.ndarray, y: np.ndarray, *limits: float) -> Any:
+        return self._chunk.truncated(torch.tensor(x), torch.tensor(y), *limits)
 
 
 ENGINES = [Chunk, OnTorch]
 KINDS = ["normal", "zeros and ties", "equal", "opposite", "subnormal", "all scales", "largest", "none"]
 
 
-@pytest.mark.parametrize("bounds", [(-1, np.inf), (-1, 0.5), (0.3, 0.9), (1, np.inf), (0, 1e-30)], ids=str)
+@pytest.mark.parametrize("limits", [(0, 0), (0.5, 0.25), (0.9, 0.3), (1, 2), (1e30, 1e30)], ids=str)
 @pytest.mark.parametrize("wide", ["float32", "float64"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("engine", ENGINES)
-def test_against_the_formulas(engine: Any, kind: str, wide: str, bounds: tuple[float, float]) -> None:
+def test_against_the_formulas(engine: Any, kind: str, wide: str, limits: tuple[float, float]) -> None:
     x, y = vectors(kind, wide)
-    coding = Coding.of({"F32" if wide == "float32" else "F64"})
-    brackets = bracket(coding, *bounds), bracket(coding, bounds[0], bounds[1] / 2)
     chunk = engine(SIZE, wide)
-    pairwise, ssd, split = chunk(x, y, brackets)
+    pairwise, ssd = chunk.sums(x, y)
 
     wanted = Pairwise.of(x.astype(np.float64), y.astype(np.float64))
     assert (pairwise.l2, pairwise.cosine) == pytest.approx((wanted.l2, wanted.cosine), rel=1e-12, abs=1e-15)
     assert ssd.count == len(x)
     assert ssd.value == pytest.approx(soft_sign(x, y).value, rel=1e-12)
-    open_pair = np.zeros(len(x), bool)
-    for values, one, below, inside in zip((x, y), brackets, split.num_below, split.num_inside, strict=True):
-        low, high = one.bounds
-        assert below == (np.abs(values) <= low).sum()
-        assert inside == ((np.abs(values) > low) & (np.abs(values) <= high)).sum()
-        open_pair |= (np.abs(values) > low) & (np.abs(values) <= high)
-    for values, near in zip((x, y), split.near, strict=True):
-        np.testing.assert_array_equal(near, values[open_pair])
-    clear = truncated(x[~open_pair], y[~open_pair], *(one.bounds[1] for one in brackets))
-    assert split.clear.count == clear.count
-    assert split.clear.total == pytest.approx(clear.total, rel=1e-12)
-    alone = chunk.truncated(x, y, brackets)
-    assert alone.clear == Sign(pytest.approx(clear.total, rel=1e-12), clear.count)
-    assert (alone.num_below, alone.num_inside) == (split.num_below, split.num_inside)
-    np.testing.assert_array_equal(alone.near, split.near)
+    limits = tuple(float(np.dtype(wide).type(limit)) for limit in limits)
+    tssd = truncated(x, y, *limits)
+    assert chunk.truncated(x, y, *limits) == Sign(pytest.approx(tssd.total, rel=1e-12), tssd.count)
+
+
+@pytest.mark.parametrize("bounds", [(-1, np.inf), (-1, 0.5), (0.3, 0.9), (1, np.inf), (0, 1e-30)], ids=str)
+@pytest.mark.parametrize("wide", ["float32", "float64"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_counts_and_members_of_a_bracket(engine: Any, kind: str, wide: str, bounds: tuple[float, float]) -> None:
+    coding = Coding.of({"F32" if wide == "float32" else "F64"})
+    one = bracket(coding, *bounds)
+    low, high = one.bounds
+    for values in vectors(kind, wide):
+        magnitudes = np.abs(values)
+        below, inside, members = engine(SIZE, wide).count(values, one)
+        assert below == (magnitudes <= low).sum()
+        assert inside == ((magnitudes > low) & (magnitudes <= high)).sum()
+        np.testing.assert_array_equal(members, magnitudes[(magnitudes > low) & (magnitudes <= high)])
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_an_exact_bracket_leaves_no_pair_open(engine: Any) -> None:
-    x, y = vectors("zeros and ties", "float32")
+def test_an_exact_bracket_needs_no_members(engine: Any) -> None:
+    x, _ = vectors("zeros and ties", "float32")
     coding = Coding.of({"F32"})
     code = int(coding.codes(np.ones(1, np.float32))[0])
-    one = Bracket(5, coding, code - 1, code)
-    split = engine(SIZE, "float32")(x, y, (one, one))[2]
-    assert len(split.near[0]) == len(split.near[1]) == 0
-    assert split.num_inside == tuple(int((np.abs(v) == 1).sum()) for v in (x, y))
-    wanted = truncated(x, y, 1.0, 1.0)
-    assert split.clear == Sign(pytest.approx(wanted.total, rel=1e-12), wanted.count)
+    _, inside, members = engine(SIZE, "float32").count(x, Bracket(5, coding, code - 1, code))
+    assert inside == int((np.abs(x) == 1).sum()) > 0
+    assert len(members) == 0
 
 
 def test_buffers_hold_nothing_over_and_inputs_stay() -> None:
-    coding = Coding.of({"F32"})
-    brackets = bracket(coding, 0.3, 0.9), bracket(coding, 0.1, 0.2)
+    one = bracket(Coding.of({"F32"}), 0.3, 0.9)
     chunk, results = Chunk(SIZE, "float32"), []
     for kind in ("normal", "largest", "equal", "none", "normal"):
         x, y = vectors(kind, "float32")
         x.setflags(write=False)
         y.setflags(write=False)
-        results.append(chunk(x, y, brackets))
-    (one, two), (first, last) = (r[:2] for r in (results[0], results[-1])), (results[0][2], results[-1][2])
-    assert one == two
-    assert isinstance(first, Split)
-    assert isinstance(one[1], Sign)
-    assert (first.clear, first.num_below, first.num_inside) == (last.clear, last.num_below, last.num_inside)
-    np.testing.assert_array_equal(first.near, last.near)
+        results.append((chunk.sums(x, y), chunk.truncated(x, y, 0.3, 0.1), chunk.count(x, one)))
+    (sums, tssd, counted), *_, (again, tssd_again, counted_again) = results
+    assert (sums, tssd, counted[:2]) == (again, tssd_again, counted_again[:2])
+    np.testing.assert_array_equal(counted[2], counted_again[2])

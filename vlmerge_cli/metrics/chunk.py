@@ -7,72 +7,77 @@ the vectors' own type; what is added up is float64.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from vlmerge_cli.metrics.pairwise import Pairwise, row_dot
+from vlmerge_cli.metrics.pairwise import Pairwise
 from vlmerge_cli.metrics.select import Bracket
 from vlmerge_cli.metrics.sign import Sign, dissimilarities
 
 Vector = np.ndarray[Any, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Split:
-    """TSSD's sums over the pairs that two brackets settle, and the pairs ``near`` a threshold that they leave open.
-
-    ``num_below`` and ``num_inside`` are how many magnitudes of x and of y lie up to their bracket and in it.
-    """
-
-    clear: Sign
-    num_below: tuple[int, int]
-    num_inside: tuple[int, int]
-    near: tuple[Vector, Vector]
-
-    def plus(self, total: float) -> Split:
-        """With so much more in the sum."""
-        return replace(self, clear=self.clear + Sign(total))
+#: How many magnitudes lie up to a bracket and inside it, and those inside, where it is not exact.
+Counted = tuple[int, int, Vector]
 
 
 class Chunk:
-    """Takes one chunk after another, of ``size`` pairs at most; used by one thread."""
+    """Takes one chunk after another, of ``size`` pairs at most; used by one thread.
+
+    x and y are vectors of one length and of the ``wide`` type, and are left as they are.
+    """
 
     def __init__(self, size: int, wide: str) -> None:
         self._float64 = np.zeros((3, size), np.float64)
         self._own = np.zeros((4, size), wide)  # the last stays zero
-        self._masks = np.zeros((5, size), bool)
+        self._masks = np.zeros((6, size), bool)
 
-    def __call__(self, x: Vector, y: Vector, brackets: tuple[Bracket, Bracket]) -> tuple[Pairwise, Sign, Split]:
-        """The sums of L2 and cosine, of SSD, and of TSSD as far as the brackets of its thresholds tell.
-
-        x and y are two vectors of one length and of the wide type, and are left as they are.
-        """
+    def sums(self, x: Vector, y: Vector) -> tuple[Pairwise, Sign]:
+        """The sums of L2 and cosine, and of SSD."""
         terms, others, difference = (buffer[: len(x)] for buffer in self._float64)
         x64, y64 = _as_float64(x, terms), _as_float64(y, others)
         with np.errstate(over="ignore", invalid="ignore"):
             np.subtract(x64, y64, out=difference)
         pairwise = Pairwise.of(x64, y64, difference)
         if x.dtype == np.float64 and not np.isfinite(difference).all():
-            total = self._soft_sign(x / 2, y / 2, x / 2 - y / 2, terms)  # the same, and |x|+|y| does not overflow
-        else:
-            total = self._soft_sign(x, y, difference, terms)
-        split, both = self._split(x, y, brackets)
-        np.copyto(others, both)
-        return pairwise, Sign(total, len(x)), split.plus(2 * row_dot(terms, others))
+            x, y = x / 2, y / 2  # the same, and |x|+|y| does not overflow
+            difference = x - y
+        return pairwise, Sign(self._soft_sign(x, y, difference, terms), len(x))
 
-    def truncated(self, x: Vector, y: Vector, brackets: tuple[Bracket, Bracket]) -> Split:
-        """TSSD's sums alone: of the few pairs that are both kept and differ in sign."""
-        split, both = self._split(x, y, brackets)
-        kind = f"i{x.itemsize}"
-        patterns, differ = self._own[0][: len(x)].view(kind), self._masks[4][: len(x)]
-        np.less(np.bitwise_xor(x.view(kind), y.view(kind), out=patterns), 0, out=differ)
-        index = np.flatnonzero(np.logical_and(both, differ, out=both))
-        return split.plus(float(dissimilarities(*(v.take(index).astype(np.float64) for v in (x, y))).sum()))
+    def count(self, x: Vector, bracket: Bracket) -> Counted:
+        """Where the magnitudes of one side lie."""
+        low, high = bracket.bounds
+        magnitudes = self._own[0][: len(x)]
+        above, inside = (mask[: len(x)] for mask in self._masks[:2])
+        np.abs(x, out=magnitudes)
+        np.greater(magnitudes, low, out=above)
+        np.less_equal(magnitudes, high, out=inside)
+        np.logical_and(above, inside, out=inside)
+        num_below = len(x) - int(np.count_nonzero(above))
+        if bracket.is_exact:
+            return num_below, int(np.count_nonzero(inside)), magnitudes[:0]
+        members = magnitudes[inside]
+        return num_below, len(members), members
+
+    def truncated(self, x: Vector, y: Vector, x_limit: float, y_limit: float) -> Sign:
+        """TSSD's sums, as of ``sign.truncated``: only pairs that are both kept and differ in sign are computed with."""
+        masks = [mask[: len(x)] for mask in self._masks]
+        kept = []
+        for vector, limit, (upper, lower) in ((x, x_limit, masks[:2]), (y, y_limit, masks[2:4])):
+            np.greater(vector, limit, out=upper)
+            np.less(vector, -limit, out=lower)
+            kept.append((upper, lower))
+        (x_upper, x_lower), (y_upper, y_lower) = kept
+        differ, others = masks[4:]
+        np.logical_and(x_upper, y_lower, out=differ)
+        np.logical_and(x_lower, y_upper, out=others)
+        index = np.flatnonzero(np.logical_or(differ, others, out=differ))
+        for mask in (x_lower, y_upper, y_lower):
+            np.logical_or(x_upper, mask, out=x_upper)
+        total = dissimilarities(*(vector.take(index).astype(np.float64) for vector in (x, y))).sum()
+        return Sign(float(total), int(np.count_nonzero(x_upper)))
 
     def _soft_sign(self, x: Vector, y: Vector, difference: Vector, terms: Vector) -> float:
-        """Each pair's dissimilarity into ``terms``; their sum."""
+        """The sum of the pairs' dissimilarities; ``terms`` is for use."""
         negative, middle, upper, zero = (buffer[: len(x)] for buffer in self._own)
         # The middle one of x, -y and 0 is the smaller magnitude, with the sign of x, where x and y differ in sign;
         # there x - y is the sum of both magnitudes, with the same sign. Elsewhere it is 0.
@@ -90,35 +95,9 @@ class Chunk:
             total = float(terms.sum())
         return 2 * total
 
-    def _split(self, x: Vector, y: Vector, brackets: tuple[Bracket, Bracket]) -> tuple[Split, Vector]:
-        """TSSD's split, its sum still missing, and a mask of the pairs that are known to keep both entries."""
-        magnitudes = self._own[0][: len(x)]
-        open_x, kept_x, open_y, kept_y, either = (mask[: len(x)] for mask in self._masks)
-        below_x, inside_x = _compare(x, brackets[0], magnitudes, open_x, kept_x)
-        below_y, inside_y = _compare(y, brackets[1], magnitudes, open_y, kept_y)
-        near = np.flatnonzero(np.logical_or(open_x, open_y, out=open_x))
-        kept_x[near] = kept_y[near] = False  # those pairs count nowhere yet
-        count = int(np.count_nonzero(np.logical_or(kept_x, kept_y, out=either)))
-        split = Split(Sign(0.0, count), (below_x, below_y), (inside_x, inside_y), (x.take(near), y.take(near)))
-        return split, np.logical_and(kept_x, kept_y, out=kept_x)
-
 
 def _as_float64(vector: Vector, buffer: Vector) -> Vector:
     if vector.dtype == np.float64:
         return vector
     np.copyto(buffer, vector)
     return buffer
-
-
-def _compare(vector: Vector, bracket: Bracket, magnitudes: Vector, unsettled: Vector, kept: Vector) -> tuple[int, int]:
-    """Marks what the bracket leaves open and what lies above it; how many lie below and inside."""
-    low, high = bracket.bounds
-    np.abs(vector, out=magnitudes)
-    np.greater(magnitudes, low, out=unsettled)
-    np.greater(magnitudes, high, out=kept)
-    num_above, num_kept = int(np.count_nonzero(unsettled)), int(np.count_nonzero(kept))
-    if bracket.is_exact:
-        unsettled[:] = False
-    else:
-        np.not_equal(unsettled, kept, out=unsettled)
-    return len(vector) - num_above, num_above - num_kept

@@ -1,30 +1,27 @@
 """The exact k-th smallest magnitude of a long vector, by its bit patterns: guessed from a sample, settled by counting.
 
 Positive floats sort as their bit patterns do. A sample says between which two patterns the k-th smallest must lie;
-a pass over the vector counts what lies below and inside, so that a wrong guess is noticed, and the few members
-inside decide. Where they are many, their histogram narrows the bracket for another pass. Nothing is sorted as a
-whole, and memory does not grow with the vector.
+a pass over the vector counts what lies below and inside, so that a wrong guess is noticed, and what lies inside by
+small parts, one of which is left. Nothing is sorted as a whole, and memory does not grow with the vector.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 Codes = np.ndarray[Any, Any]
 
-#: Pairs near a threshold that a pass may set aside rather than count.
-FEW = 1 << 21
 #: Entries of each vector that a guess is made from.
-SAMPLE = 1 << 20
-#: A pass splits a bracket into at most 2 to the power of this.
-DIGIT_BITS = 18
-#: Width of a guess in standard deviations of the sample's rank: a miss costs one or two passes, once in 10^8 times.
-DEVIATIONS = 6
+SAMPLE = 1 << 19
+#: A pass counts by 2 to the power of so many parts of a bracket: as wide as one that is guessed mostly is.
+PART_BITS = 18
+#: Width of a guess in standard deviations of the sample's rank: a miss costs one or two passes, once in 10^4 times.
+DEVIATIONS = 4
 #: Significant bits of |x| once widened to float32 or float64.
 SIGNIFICANT = {"BF16": 15, "F16": 18, "F32": 31, "F64": 63}
 
@@ -92,48 +89,47 @@ class Bracket:
         """The magnitudes of ``low`` and ``high``: none above the second can be the threshold, none up to the first."""
         return self.coding.value(self.low), self.coding.value(self.high)
 
-    def inside(self, x: np.ndarray[Any, Any]) -> Codes:
-        """The codes of those members of x that lie in the bracket."""
-        codes = self.coding.codes(x)
-        if self.low >= 0:
-            codes = codes[codes > self.low]
-        return codes[codes <= self.high]
-
-    def places(self, x: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.intp]]:
-        """Of each member of x: 0 for one up to ``low``, 1 to ``width`` for the codes inside, one more for one above."""
-        return np.clip(self.coding.codes(x).astype(np.intp) - self.low, 0, self.width + 1)
-
-    def holds(self, num_below: int, num_inside: int) -> bool:
-        """Whether it is right, given how many codes are at most ``low`` and how many are inside."""
-        return self.k == 0 or num_below < self.k <= num_below + num_inside
-
-    def settled(self, num_below: int, members: Codes) -> Bracket:
-        """Exact, from all members of the bracket, which must hold."""
-        if self.is_exact:
-            return self
-        place = self.k - num_below - 1
-        code = int(np.partition(members, place)[place])
-        return replace(self, low=code - 1, high=code)
-
     @property
-    def _digit_shift(self) -> int:
-        return max(0, (self.width - 1).bit_length() - DIGIT_BITS)
+    def _part_shift(self) -> int:
+        return max(0, (self.width - 1).bit_length() - PART_BITS)
 
-    def count(self, members: Codes, histogram: np.ndarray[Any, Any]) -> None:
-        """Add members of the bracket to its histogram of 2^DIGIT_BITS parts of equal width."""
-        offsets = members - members.dtype.type(self.low + 1)
-        np.add.at(histogram, (offsets >> offsets.dtype.type(self._digit_shift)).astype(np.intp), 1)
+    def parts_of(self, members: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.intp]]:
+        """Which of its 2^PART_BITS parts of equal width magnitudes of the bracket lie in."""
+        codes = self.coding.codes(members)
+        offsets = codes - codes.dtype.type(self.low + 1)
+        found: np.ndarray[Any, np.dtype[np.intp]] = (offsets >> offsets.dtype.type(self._part_shift)).astype(np.intp)
+        return found
 
-    def narrowed(self, num_below: int, num_inside: int, histogram: np.ndarray[Any, Any]) -> Bracket:
-        """What a whole pass leaves of the bracket: one part of the histogram, or all on one side where it missed."""
-        if not self.holds(num_below, num_inside):
-            low, high = (-1, self.low) if self.k <= num_below else (self.high, self.coding.top)
+    def narrowed(self, counts: Counts) -> Bracket:
+        """What a whole pass leaves of the bracket: one part, or all on one side where it missed."""
+        if self.k == 0:
+            return self
+        if not counts.num_below < self.k <= counts.num_below + counts.num_inside:
+            low, high = (-1, self.low) if self.k <= counts.num_below else (self.high, self.coding.top)
             return replace(self, low=low, high=high)
         if self.is_exact:
             return self
-        part = int(np.searchsorted(np.cumsum(histogram), self.k - num_below))
-        low = self.low + (part << self._digit_shift)
-        return replace(self, low=low, high=min(self.high, low + (1 << self._digit_shift)))
+        part = int(np.searchsorted(np.cumsum(counts.parts), self.k - counts.num_below))
+        low = self.low + (part << self._part_shift)
+        return replace(self, low=low, high=min(self.high, low + (1 << self._part_shift)))
+
+
+@dataclass
+class Counts:
+    """How many magnitudes lie up to a bracket and inside it, and how many in each part of it; adds up over workers."""
+
+    num_below: int = 0
+    num_inside: int = 0
+    parts: np.ndarray[Any, Any] = field(default_factory=lambda: np.zeros(1 << PART_BITS, np.int64))
+
+    def add(self, bracket: Bracket, num_below: int, num_inside: int, members: np.ndarray[Any, Any]) -> None:
+        """Count so many more; ``members`` are the magnitudes inside, of which an exact bracket needs none."""
+        self.num_below += num_below
+        self.num_inside += num_inside
+        np.add.at(self.parts, bracket.parts_of(members), 1)
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(self.num_below + other.num_below, self.num_inside + other.num_inside, self.parts + other.parts)
 
 
 def anywhere(k: int, coding: Coding) -> Bracket:
