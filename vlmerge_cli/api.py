@@ -184,8 +184,8 @@ def distance(
     with _spoken(verbose), open_checkpoint(checkpoint) as opened:
         survey, _ = find(opened.tensors, _layout(layout), str(checkpoint))
 
-        def bar(title: str) -> AbstractContextManager[Callable[[int], object]]:
-            return _advancing(title, opened.num_bytes, progress)
+        def bar(title: str, total: int) -> AbstractContextManager[Callable[[int], object]]:
+            return _advancing(title, total, progress)
 
         return tabulate(opened, survey, pairs, by, truncate, weights_only, workers, where, bar)
 

@@ -206,7 +206,7 @@ from vlmerge_cli.distances import measure
 from vlmerge_cli.distances import scan
 from vlmerge_cli.metrics import select
 
-scan.PIECE, scan.CHUNK, scan.SAMPLED, select.SAMPLE, select.FEW = 1000, 300, 500, 5000, int(sys.argv[2])
+scan.PIECE, scan.CHUNK, scan.SAMPLED, select.SAMPLE, select.PART_BITS = 1000, 300, 500, 5000, int(sys.argv[2])
 calls, real = [], forks.run
 forks.run = lambda *given: (calls.append(given[2]), real(*given))[1]
 with open_checkpoint(sys.argv[1]) as opened:
@@ -216,11 +216,11 @@ print(json.dumps({"found": len(set(found)), "processes": sorted(set(calls))}))
 """
 
 
-@pytest.mark.parametrize("few", [0, 300, 1 << 21])
+@pytest.mark.parametrize("bits", [3, 10, 18])
 @pytest.mark.parametrize("dtype", ["F64", "F32", "F16", "BF16"])
-def test_distances_do_not_depend_on_the_number_of_processes(dtype: str, few: int, tmp_path: Path) -> None:
+def test_distances_do_not_depend_on_the_number_of_processes(dtype: str, bits: int, tmp_path: Path) -> None:
     path = save(tmp_path / "c.safetensors", tiny(width=40, hidden=80, dtype=NUMPY[dtype]))
-    done = run_python(DISTANCES, path, few)
+    done = run_python(DISTANCES, path, bits)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"found": 1, "processes": [2, 3]}
 

@@ -54,7 +54,7 @@ def command(
     if json:
         console.show_json(found.to_dict())
     if csv is not None:
-        _write_csv(csv, found)
+        _write_csv(csv, found.to_csv())
     if report is not None:
         write_report(found.to_records(), report, keep=True)
     if not json and csv != Path("-"):
@@ -65,29 +65,16 @@ def command(
         raise GateError("; ".join(failed))
 
 
-def _write_csv(path: Path, found: Any) -> None:
-    import csv
-    import io
-
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["pair", "at", "num_weights", "l2", "cosine", "ssd", "tssd"])
-    for pair, row in found.all_rows():
-        values = (repr(getattr(row, name)) for name in ("l2", "cosine", "ssd", "tssd"))
-        writer.writerow(["-".join(pair), row.at, str(row.num_weights), *values])
+def _write_csv(path: Path, text: str) -> None:
     if path == Path("-"):
-        console.show(text.getvalue().rstrip("\n"))
+        console.show(text.rstrip("\n"))
     else:
-        path.write_text(text.getvalue(), encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
 
 
 def _show(distances: Any, by: str) -> None:
     rows = [
-        (
-            row.at,
-            console.count(row.num_weights),
-            *(f"{getattr(row, n):.4g}" for n in ("l2", "cosine", "ssd", "tssd")),
-        )
+        (row.at, console.count(row.num_weights), *(f"{n:.4g}" for n in (row.l2, row.cosine, row.ssd, row.tssd)))
         for row in (distances.whole, *distances.rows)
     ]
     title = f"{distances.pair[0]} and {distances.pair[1]}, by {by}, the worst first"

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from vlmerge_cli.checkpoint.dtypes import is_float, is_parameter
 from vlmerge_cli.checkpoint.reader import Checkpoint
-from vlmerge_cli.distances.scan import Piece, Sums, pieces_of, scan
+from vlmerge_cli.distances import scan
+from vlmerge_cli.distances.scan import Piece, Sums, pieces_of
 from vlmerge_cli.errors import PlanError, UsageError, joined, nearest
 from vlmerge_cli.layouts.layout import Slot
 from vlmerge_cli.layouts.survey import Survey
@@ -79,7 +80,7 @@ def measure(
     threshold included. Raises PlanError for experts that do not fit together, MergeError for NaN or infinity.
     """
     pieces = _pieces(checkpoint, survey, pair, weights_only)
-    slots = scan(checkpoint, pieces, truncate, threads, advance, device)
+    slots = scan.scan(checkpoint, pieces, truncate, threads, advance, device)
     rows: dict[str, Sums] = {}
     for slot, sums in slots.items():
         at = GROUPINGS[by](slot)
@@ -87,6 +88,11 @@ def measure(
     table = [_distance(at, sums) for at, sums in rows.items()]
     worst_first = sorted(table, key=lambda row: (-row.tssd, -row.ssd))
     return Distances(pair, _distance("all", sum(slots.values(), Sums())), tuple(worst_first))
+
+
+def num_bytes_read(checkpoint: Checkpoint, survey: Survey, pair: tuple[str, str], weights_only: bool = False) -> int:
+    """What ``measure`` will tell ``advance`` of, in all. Raises PlanError as it does."""
+    return scan.num_bytes_read(checkpoint, _pieces(checkpoint, survey, pair, weights_only))
 
 
 def _pieces(checkpoint: Checkpoint, survey: Survey, pair: tuple[str, str], weights_only: bool) -> list[Piece]:

@@ -69,6 +69,12 @@ def pieces_of(slot: Slot, keys: tuple[str, str], num_elements: int) -> list[Piec
     return [Piece(slot, keys, start, min(PIECE, num_elements - start)) for start in range(0, num_elements, PIECE)]
 
 
+def num_bytes_read(checkpoint: Checkpoint, pieces: list[Piece]) -> int:
+    """What a scan reads: all twice, and a sample. Where the sample misleads, or is coarse, it is once more."""
+    stream = _Stream(checkpoint, pieces, 1, lambda _: None, "cpu")
+    return int((2 + STRIDE * stream.sampled) * sum(map(stream.bytes_of, pieces)))
+
+
 def scan(
     checkpoint: Checkpoint,
     pieces: list[Piece],
@@ -111,6 +117,17 @@ class _Stream:
     def coding(self) -> Coding:
         return Coding.of({self.checkpoint.tensors[key].dtype for piece in self.pieces for key in piece.keys})
 
+    @cached_property
+    def num_elements(self) -> int:
+        return sum(piece.count for piece in self.pieces)
+
+    @property
+    def sampled(self) -> float:
+        """The share of entries that the sample takes; 0 where none is worth it."""
+        if self.num_elements <= select.SAMPLE:
+            return 0.0
+        return min(select.SAMPLE / self.num_elements, MOST_READ / STRIDE)
+
     def make_chunk(self) -> Any:
         """The arithmetic of the device."""
         if self.device == "cpu":
@@ -148,19 +165,18 @@ class _Stream:
         def advance(num_bytes: int) -> None:
             self.advance(int(share * num_bytes))
 
-        return pool.run(worker, self.pieces, self.threads, self._bytes, advance, in_processes=device == "cpu")
+        return pool.run(worker, self.pieces, self.threads, self.bytes_of, advance, in_processes=device == "cpu")
 
-    def _bytes(self, piece: Piece) -> int:
+    def bytes_of(self, piece: Piece) -> int:
         return sum(num_bytes(self.checkpoint.tensors[key].dtype, piece.count) for key in piece.keys)
 
 
 def _guessed(stream: _Stream, truncate: float) -> Brackets:
     """The brackets of both thresholds, from a sample where that is worth it."""
-    num_elements = sum(piece.count for piece in stream.pieces)
+    num_elements, ratio = stream.num_elements, stream.sampled
     k = int(truncate * num_elements)
-    if num_elements <= select.SAMPLE:
+    if not ratio:
         return select.anywhere(k, stream.coding), select.anywhere(k, stream.coding)
-    ratio = min(select.SAMPLE / num_elements, MOST_READ / STRIDE)
     every = max(SAMPLED, num_elements // NUM_SAMPLED)
     taken = stream.run(lambda: partial(_sample, stream.coding, ratio, every), share=STRIDE * ratio, on_cpu=True)
     sample = (pair for piece in taken for pair in piece)

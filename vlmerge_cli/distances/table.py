@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -9,7 +11,7 @@ from typing import Any
 
 from vlmerge_cli.checkpoint.reader import Checkpoint
 from vlmerge_cli.distances.gate import gate
-from vlmerge_cli.distances.measure import Distance, Distances, measure, pairs, parse_pair
+from vlmerge_cli.distances.measure import Distance, Distances, measure, num_bytes_read, pairs, parse_pair
 from vlmerge_cli.errors import PlanError
 from vlmerge_cli.layouts.survey import Survey
 from vlmerge_cli.records import Record
@@ -62,6 +64,15 @@ class DistanceTable(Result):
 
         return pandas.DataFrame([{"pair": ",".join(pair), **asdict(row)} for pair, row in self.all_rows()])
 
+    def to_csv(self) -> str:
+        """A line for each whole and row, under a heading; numbers with all their digits."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["pair", "at", "num_weights", *COLUMNS])
+        for pair, row in self.all_rows():
+            writer.writerow(["-".join(pair), row.at, row.num_weights, *(repr(getattr(row, name)) for name in COLUMNS)])
+        return text.getvalue()
+
     def beyond(self, limits: Mapping[str, float]) -> list[str]:
         """A sentence for every limit (metric -> most) that a pair's whole exceeds."""
         return [sentence for distances in self.pairs for sentence in gate(distances, limits)]
@@ -87,11 +98,12 @@ def tabulate(
     weights_only: bool,
     threads: int,
     device: str,
-    bar: Callable[[str], AbstractContextManager[Callable[[int], object]]],
+    bar: Callable[[str, int], AbstractContextManager[Callable[[int], object]]],
 ) -> DistanceTable:
-    """Measure the ``wanted`` pairs ("v,l", "all"; none: the first there is); ``bar`` opens a progress bar for a title.
+    """Measure the ``wanted`` pairs ("v,l", "all"; none: the first there is).
 
-    Raises PlanError where no layer has two experts, and what parse_pair and measure raise.
+    ``bar`` opens a progress bar for a title and its bytes. Raises PlanError where no layer has two experts, and what
+    parse_pair and measure raise.
     """
     known = pairs(survey)
     if not known:
@@ -100,7 +112,7 @@ def tabulate(
     chosen = known if "all" in asked else [parse_pair(text, survey) for text in asked]
     found = []
     for one in dict.fromkeys(chosen):
-        with bar(f"{one[0]} and {one[1]}") as advance:
+        with bar(f"{one[0]} and {one[1]}", num_bytes_read(opened, survey, one, weights_only)) as advance:
             found.append(measure(opened, survey, one, by, truncate, weights_only, threads, advance, device))
     return DistanceTable(opened.name, survey.layout.name, survey.architecture, by, tuple(found))
 
