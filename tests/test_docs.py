@@ -130,7 +130,7 @@ def options(command: str, inner: str = "") -> set[str]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_option_exists(page: Path) -> None:
     """In what is shown and not run, and in the text."""
-    text = page.read_text(encoding="utf-8")
+    text = re.sub(r"```python\n.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     for command in re.findall(r"(?:vlmerge|vlmerge_cli) ([a-z][^`\n#|]*)", "\n".join(re.findall(r"`[^`]+`", text))):
         name, *words = command.split()
         assert name in COMMANDS, f"{page.name}: vlmerge {command}"
