@@ -10,8 +10,8 @@ from vlmerge_cli.tasks import TASKS
 from vlmerge_cli.training.finetune_config import FinetuneConfig, load
 from vlmerge_cli.training.start import Start
 
-BASE = Start("base", preset("base"), {})
-SMALL = Start("small", preset("small"), {"tokenizer": "bundled", "run": {"shapes": {"train": 64}}})
+BASE = Start("base", preset("base"), {}, Path("base"))
+SMALL = Start("small", preset("small"), {"tokenizer": "bundled", "run": {"shapes": {"train": 64}}}, Path("small"))
 
 
 def of(start: Start, sets: list[str] | None = None, **given: object) -> FinetuneConfig:

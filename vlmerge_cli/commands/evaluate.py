@@ -17,7 +17,10 @@ def command(
     data: Annotated[
         list[str] | None,
         typer.Option(
-            "--data", metavar="[NAME=]PATH[:WEIGHT]", help="The benchmark's folder; repeatable.", show_default="shapes"
+            "--data",
+            metavar="[NAME=]PATH[:WEIGHT]",
+            help="The benchmark's folder; repeatable.",
+            show_default="what CKPT was trained on",
         ),
     ] = None,
     split: Annotated[str, typer.Option("--split", metavar="train|val|test")] = "val",
@@ -48,7 +51,7 @@ def command(
     from vlmerge_cli.training.scoring import Question, score
 
     question = Question(
-        task, tuple(data or ("shapes",)), split, tokenizer=tokenizer, chunk_size=chunk_size,
+        task, tuple(data or ()), split, tokenizer=tokenizer, chunk_size=chunk_size,
         max_samples=max_samples, num_workers=num_workers, precision=precision,
         max_bad_ratio=1.0 if skip_bad else 0.0,
     )  # fmt: skip
@@ -62,14 +65,14 @@ def command(
             write_whole(predictions, (json_module.dumps(scores.predictions) + "\n").encode())
     if json:
         document = {
-            "task": task, "split": split, "num_samples": scores.num_samples, "scores": scores.values,
-            "groups": scores.groups, "seconds": round(found.seconds, 3),
+            "task": task, "data": list(found.data), "split": split, "num_samples": scores.num_samples,
+            "scores": scores.values, "groups": scores.groups, "seconds": round(found.seconds, 3),
             "samples_per_second": round(found.samples_per_second, 1), "skipped": found.bad,
         }  # fmt: skip
         console.show_json(document)
         return
     rows = [(name.replace("_", " "), f"{value:.2f}") for name, value in scores.values.items()]
-    console.show_table("", (f"{task}, {split}", "%"), rows)
+    console.show_table("", (f"{task}, {split} of {', '.join(found.data)}", "%"), rows)
     for what, groups in scores.groups.items():
         names = list(dict.fromkeys(name for values in groups.values() for name in values))
         cells = [[group, *(_shown(values.get(name)) for name in names)] for group, values in groups.items()]

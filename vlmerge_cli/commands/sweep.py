@@ -26,7 +26,10 @@ def command(
     data: Annotated[
         list[str] | None,
         typer.Option(
-            "--data", metavar="[NAME=]PATH[:WEIGHT]", help="The benchmark's folder; repeatable.", show_default="shapes"
+            "--data",
+            metavar="[NAME=]PATH[:WEIGHT]",
+            help="The benchmark's folder; repeatable.",
+            show_default="what CKPT was trained on",
         ),
     ] = None,
     split: Annotated[str, typer.Option("--split", metavar="train|val|test")] = "val",
@@ -57,6 +60,7 @@ def command(
     from vlmerge_cli.study import sweep
     from vlmerge_cli.study.merged import Merging
     from vlmerge_cli.study.scored import scored
+    from vlmerge_cli.training.start import look
 
     flags = {option.name: option.flag for option in method_class(method).options()}
     merging = Merging(checkpoint, method, {}, base, grams, experts_for)
@@ -64,7 +68,9 @@ def command(
     for point in points:
         Merging(checkpoint, method, point).made()  # all that is wrong with options, before anything is done
     where = devices.for_model(device)
-    how = scored(evaluate, tuple(data or ("shapes",)), split, max_samples, finetune, set_ or [], out, where)
+    how = scored(
+        evaluate, look(checkpoint).data(tuple(data or ())), split, max_samples, finetune, set_ or [], out, where
+    )
     found = sweep.run(merging, points, how, out)
     chosen = sweep.best(found, how.main)
     if report is not None:

@@ -1,11 +1,11 @@
-"""From ``--data`` to a data set: what a source is called, where it is, how much of the mixture it makes."""
+"""From ``--data`` to a data set: its sources opened, each with its share of the mixture."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,47 +17,8 @@ from vlmerge_cli.data.readers import has_split, open_reader
 from vlmerge_cli.data.samples import Kind, Reader, Sample
 from vlmerge_cli.data.shapes.cached import folder
 from vlmerge_cli.data.shapes.options import PART_OF, ShapesOptions
-from vlmerge_cli.data.shapes.scenes import Variant
+from vlmerge_cli.data.specs import Spec, parse
 from vlmerge_cli.errors import UsageError
-
-BUILT_IN: tuple[str, ...] = get_args(Variant)
-
-
-@dataclass(frozen=True)
-class Spec:
-    """``[name=]path[:weight]``; a path of ``shapes`` or ``digits`` is the built-in data set."""
-
-    name: str
-    path: str
-    weight: float | None = None
-
-
-def parse(text: str) -> Spec:
-    """
-    >>> parse("coco=/data/coco:0.4")
-    Spec(name='coco', path='/data/coco', weight=0.4)
-    >>> parse("shapes")
-    Spec(name='shapes', path='shapes', weight=None)
-    """
-    name, equals, rest = text.partition("=")
-    if not equals:
-        name, rest = "", text
-    path, colon, last = rest.rpartition(":")
-    weight: float | None = None
-    if colon:
-        try:
-            weight = float(last)
-        except ValueError:
-            path = rest  # a colon in the path
-    else:
-        path = rest
-    if not path:
-        raise UsageError(f"no path in --data {text!r}", fix="NAME=PATH:WEIGHT, PATH, shapes or digits")
-    if weight is not None and not 0 < weight < float("inf"):
-        raise UsageError(
-            f"the weight in --data {text!r} is not above 0", fix="NAME=PATH:WEIGHT, e.g. coco=/data/coco:0.4"
-        )
-    return Spec(name or Path(path).name, path, weight)
 
 
 @dataclass(frozen=True)
@@ -182,6 +143,6 @@ def open_data(
 def _path_of(spec: Spec, kind: Kind, shapes: ShapesOptions) -> Path:
     """Where a source is; the built-in data set is made if need be."""
     path = Path(spec.path)
-    if spec.path in BUILT_IN and not path.exists():
+    if spec.is_built_in:
         return folder(replace(shapes, variant=spec.path), PART_OF[kind])  # type: ignore[arg-type]
     return path

@@ -4,6 +4,7 @@ vocabulary.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,6 +27,7 @@ class Tokenizer:
 
     inner: Any = field(repr=False)  # a tokenizers.Tokenizer
     length_tokens: int
+    path: Path | None = None  # the file that it was read from
 
     def __post_init__(self) -> None:
         if self.length_tokens < 3:
@@ -39,6 +41,12 @@ class Tokenizer:
     @cached_property
     def size(self) -> int:
         return 1 + max(self.ids.values())
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the vocabulary: sha256 over its pieces in the order of their ids, one a line."""
+        pieces = sorted(self.ids, key=lambda piece: self.ids[piece])
+        return "sha256:" + hashlib.sha256("\n".join(pieces).encode()).hexdigest()
 
     @cached_property
     def pad(self) -> int:
@@ -96,7 +104,7 @@ def load(source: str | Path, length_tokens: int) -> Tokenizer:
     missing = [name for name in SPECIAL if inner.token_to_id(name) is None]
     if missing:
         raise DataError(f"the vocabulary lacks {', '.join(missing)}", where=str(path), fix="use a BERT vocabulary")
-    return Tokenizer(inner, length_tokens)
+    return Tokenizer(inner, length_tokens, path)
 
 
 def _from_words(path: Path) -> Any:

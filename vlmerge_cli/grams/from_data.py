@@ -15,18 +15,18 @@ from numpy.typing import NDArray
 from vlmerge_cli import console, devices, ranks
 from vlmerge_cli.checkpoint.reader import Checkpoint, open_checkpoint
 from vlmerge_cli.checkpoint.writer import Target
-from vlmerge_cli.data import tokenizer
 from vlmerge_cli.data.bad import BadSamples
 from vlmerge_cli.data.draws import generator
 from vlmerge_cli.data.loader import Loader
 from vlmerge_cli.data.prepare import Form
 from vlmerge_cli.data.shapes.options import ShapesOptions
 from vlmerge_cli.data.sources import DataSet, open_data
-from vlmerge_cli.errors import DataError, PlanError, UsageError, nearest
+from vlmerge_cli.errors import PlanError, UsageError, nearest
 from vlmerge_cli.grams import expert_inputs, rounds
 from vlmerge_cli.grams.collector import Collector
 from vlmerge_cli.layouts.layout import Layout
 from vlmerge_cli.layouts.survey import Survey, find
+from vlmerge_cli.weights import vocabulary
 from vlmerge_cli.weights.vlmodel import VLModel
 
 PRECISIONS = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -70,12 +70,12 @@ def collect(opened: Checkpoint, survey: Survey, target: Target, choices: Choices
     if not survey.groups:
         what = "the checkpoint is modality-agnostic already: no slot has more than one expert"
         raise PlanError(what, where=opened.name)
-    vocabulary = choices.tokenizer or recorded_tokenizer(opened)
     device = devices.for_model(choices.device)
     model = VLModel.from_checkpoint(opened).to(device, PRECISIONS[choices.precision]).eval()
-    data = _examples(choices, _form(model, vocabulary, choices), model, recorded_shapes(opened))
+    form, words = _form(model, choices)
+    data = _examples(choices, form, model, recorded_shapes(opened))
     job = rounds.Job(
-        model, survey.layout, target, opened.fingerprint(), _about(choices, data, vocabulary), _products(choices),
+        model, survey.layout, target, opened.fingerprint(), _about(choices, data, words), _products(choices),
         choices.include_padding, choices.max_memory_bytes, workers=_workers(choices), resume=choices.resume,
     )  # fmt: skip
     with _model_threads(choices):
@@ -86,17 +86,6 @@ def collect(opened: Checkpoint, survey: Survey, target: Target, choices: Choices
     if missing:
         console.warn(f"no Gram for {'; '.join(missing)}: no token reaches it in the passes {', '.join(choices.passes)}")
     return described
-
-
-def recorded_tokenizer(opened: Checkpoint) -> str | None:
-    """The vocabulary that came with a checkpoint, if one did."""
-    recorded = opened.about().get("tokenizer")
-    if isinstance(recorded, str):
-        return recorded
-    folder = opened.folder
-    if folder is not None and any((folder / name).exists() for name in ("tokenizer.json", "vocab.txt")):
-        return str(folder)
-    return None
 
 
 def recorded_shapes(opened: Checkpoint) -> dict[str, Any]:
@@ -146,28 +135,14 @@ class _Examples:
             yield
 
 
-def _form(model: VLModel, vocabulary: str | None, choices: Choices) -> Form:
-    """What the model takes, without anything random."""
-    config = model.config
-    needs_text, needs_image = set(choices.passes) - {"image"}, set(choices.passes) - {"text"}
-    words = None
-    if needs_text:
-        words = _tokenizer(config.vocab_size, config.max_text_tokens, vocabulary)
-    return Form(image_px=config.image_px if needs_image else 0, tokenizer=words)
-
-
-def _tokenizer(vocab_size: int, length_tokens: int, vocabulary: str | None) -> tokenizer.Tokenizer:
-    """The named vocabulary, or the one whose size is the model's: the bundled one or BERT's."""
-    if vocabulary is None:
-        bundled = tokenizer.load("bundled", length_tokens)
-        if bundled.size <= vocab_size < 2 * bundled.size:
-            return bundled
-        vocabulary = "bert-base-uncased"
-    found = tokenizer.load(vocabulary, length_tokens)
-    if found.size > vocab_size:
-        what = f"the vocabulary {vocabulary} has {found.size} words, the model {vocab_size}"
-        raise DataError(what, fix="name the model's own: --tokenizer FILE|REPOSITORY|bundled")
-    return found
+def _form(model: VLModel, choices: Choices) -> tuple[Form, str | None]:
+    """What the model takes, without anything random, and what its vocabulary is called."""
+    config, words, name = model.config, None, None
+    if set(choices.passes) - {"image"}:
+        assert model.place is not None, "the model was loaded"
+        name = choices.tokenizer or vocabulary.name_of(model.about, model.place, config)
+        words = vocabulary.load(model.about, model.place, config, name)
+    return Form(config.image_px if set(choices.passes) - {"text"} else 0, words), name
 
 
 def _examples(choices: Choices, form: Form, model: VLModel, shapes: Mapping[str, Any]) -> _Examples:
@@ -181,7 +156,7 @@ def _examples(choices: Choices, form: Form, model: VLModel, shapes: Mapping[str,
     return _Examples(model, data, chosen, form, choices, bad)
 
 
-def _about(choices: Choices, data: _Examples, vocabulary: str | None) -> dict[str, Any]:
+def _about(choices: Choices, data: _Examples, words: str | None) -> dict[str, Any]:
     """How the Grams were made: kept in the file, and compared when a collection is resumed."""
     return {
         "data": [_portable(text) for text in choices.data],
@@ -191,7 +166,7 @@ def _about(choices: Choices, data: _Examples, vocabulary: str | None) -> dict[st
         "passes": list(choices.passes),
         "precision": choices.precision,
         "seed": choices.seed,
-        **({"tokenizer": Path(vocabulary).name} if vocabulary else {}),
+        **({"tokenizer": Path(words).name} if words else {}),
     }
 
 

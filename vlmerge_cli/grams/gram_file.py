@@ -19,6 +19,7 @@ from vlmerge_cli.checkpoint.header import Spec
 from vlmerge_cli.checkpoint.named import NamedTensors
 from vlmerge_cli.checkpoint.reader import Checkpoint, open_checkpoint
 from vlmerge_cli.checkpoint.writer import Target, create
+from vlmerge_cli.data.recorded import found_again
 from vlmerge_cli.errors import CheckpointError, MergeError
 from vlmerge_cli.methods import linalg
 from vlmerge_cli.methods.linalg import packed_size, packed_width
@@ -61,9 +62,7 @@ def token_counts(grams: NamedTensors) -> dict[str, int]:
 
 def recorded_data(checkpoint: Checkpoint) -> tuple[str, ...]:
     """The ``--data`` that a checkpoint of this tool was trained on; empty where that is not known."""
-    found = checkpoint.about().get("data", [])
-    found = [found] if isinstance(found, str) else found
-    return tuple(found) if isinstance(found, list) and all(isinstance(text, str) for text in found) else ()
+    return found_again(checkpoint.about(), checkpoint.path)
 
 
 def add(sources: Sequence[str | Path], target: Target) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from vlmerge_cli.checkpoint.writer import Output, Target, create
 from vlmerge_cli.merging.opening import Prepared
 from vlmerge_cli.merging.plan import Merge, Plan
 from vlmerge_cli.version import __version__
+from vlmerge_cli.weights.vocabulary import moved
 
 #: Small files of a folder that go along with its weights: configurations, tokenizers, templates.
 CARRIED = {".json", ".txt", ".model", ".jinja", ".yaml"}
@@ -22,7 +23,7 @@ def output_of(
     ready: Prepared, target: Target, full_digest: bool, shared: bool = False
 ) -> AbstractContextManager[Output]:
     """The output of a prepared merge, to be filled: its recipe in the metadata, small files beside it."""
-    about = recipe(ready, full_digest)
+    about = moved(recipe(ready, full_digest), ready.checkpoint.path, target.path)
     metadata = {**ready.checkpoint.metadata, "format": "pt", "vlmerge": json.dumps(about, sort_keys=True)}
     return create(target, ready.plan.specs, metadata, _extras(ready, about, target), shared)
 

@@ -50,7 +50,7 @@ class VisionPhase:
         config = first.model_of("agnostic", tokenizer.size).change(heads=("classification",))
         torch.manual_seed(self.model.seed)
         about = {"tokenizer": first.tokenizer, "run": first.model_dump(mode="json")}
-        save_model(VLModel(config), place.folder / "start", about)
+        save_model(VLModel(config), place.folder / "start", about, tokenizer)
         _finetune(
             place, settings, str(place.folder / "start"), "classification", settings.vision_steps, self.model.seed
         )
@@ -237,8 +237,15 @@ def _scores(
     made = []
     for split in SPLITS:
         question = Question(task, settings.data_of(task), split, max_samples=settings.max_samples)
-        found = score(str(checkpoint), question, place.device).scores
-        made.append(Record("score", {**at, "split": split}, {**found.values, "num_samples": found.num_samples}))
+        answer = score(str(checkpoint), question, place.device)
+        found = answer.scores
+        made.append(
+            Record(
+                "score",
+                {**at, "split": split, "data": list(answer.data)},
+                {**found.values, "num_samples": found.num_samples},
+            )
+        )
     return made
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from vlmerge_cli import console
 from vlmerge_cli.data.bad import BadSamples
 from vlmerge_cli.data.batch import Batch
+from vlmerge_cli.data.recorded import moved
 from vlmerge_cli.errors import UsageError
 from vlmerge_cli.steps.distillation import Shares, distillation
 from vlmerge_cli.training.distill_config import DistillConfig
@@ -69,14 +70,15 @@ def distill(
     teacher = frozen(VLModel.from_pretrained(config.checkpoint, drop_path=0.0, dropout=0.0), run.device)
     student, start = _student(run, make_start, teacher)
     bad = BadSamples(config.max_bad_ratio)
-    inputs = open_inputs(config, teacher, bad)
+    tokenizer = look(config.checkpoint).load_tokenizer(teacher.config, config.tokenizer)
+    inputs = open_inputs(config, teacher, tokenizer, bad)
     step = DistillStep(student, teacher, config.loss.shares()).to(run.device)
     if config.precision == "float64":
         step.double()
         teacher.double()
     num_trained = _choose_trained(student, config.trains, lambda batch: step(batch, 0.0)[0])
     ready = parallelize(step, student, parallel=config.parallel, recompute=config.recompute, compiled=config.compile)
-    about = _about(config, start)
+    about = _about(config, start, run.folder)
     checks = inputs.loader(config, run.device, bad, held_out=True)
 
     def validation() -> Iterator[Batch]:
@@ -95,7 +97,7 @@ def distill(
         accumulate=config.accumulate,
         tokens_per_sample=student.config.max_text_tokens + student.config.num_image_tokens,
         validate=validation,
-        save_best=lambda: save_model(student, run.folder / "best", about),
+        save_best=lambda: save_model(student, run.folder / "best", about, tokenizer),
     )
     try:
         first_step = 0 if newest is None else trainer.resume(newest)
@@ -109,7 +111,7 @@ def distill(
         log.close()
     if bad.num_bad:
         console.warn(f"skipped {bad.report()}")
-    save_model(student, run.folder, about)
+    save_model(student, run.folder, about, tokenizer)
     return run.folder
 
 
@@ -154,7 +156,7 @@ def _choose_trained(student: VLModel, trains: str, loss: Callable[[Batch], Tenso
     return chosen
 
 
-def _about(config: DistillConfig, start: Start) -> dict[str, Any]:
+def _about(config: DistillConfig, start: Start, folder: Path) -> dict[str, Any]:
     """What the result says of itself: all that its start does, and how it was distilled."""
     inputs = {"data": list(config.data), "images": config.images, "texts": config.texts, "synthetic": config.synthetic}
     recipe = {
@@ -162,7 +164,7 @@ def _about(config: DistillConfig, start: Start) -> dict[str, Any]:
         "num_examples": config.num_examples, "steps": config.steps, "seed": config.seed,
         **{name: value for name, value in inputs.items() if value},
     }  # fmt: skip
-    return {**start.about, "tokenizer": config.tokenizer, "recipe": recipe}
+    return {**moved(start.about, start.place, folder), "tokenizer": config.tokenizer, "recipe": recipe}
 
 
 def _named(config: DistillConfig) -> str:

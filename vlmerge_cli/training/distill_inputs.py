@@ -18,7 +18,7 @@ from vlmerge_cli.data.loader import Loader
 from vlmerge_cli.data.prepare import Form
 from vlmerge_cli.data.sources import DataSet, open_data
 from vlmerge_cli.data.synthetic import SyntheticImage
-from vlmerge_cli.data.tokenizer import load as load_tokenizer
+from vlmerge_cli.data.tokenizer import Tokenizer
 from vlmerge_cli.data.unpaired import images_in, lines_of, unpaired
 from vlmerge_cli.errors import UsageError
 from vlmerge_cli.steps.writing import random_texts, write_texts
@@ -59,9 +59,8 @@ class Inputs:
                 yield replace(batch, text=ids, text_mask=ids != self.form.tokenizer.pad)
 
 
-def open_inputs(config: DistillConfig, teacher: VLModel, bad: BadSamples) -> Inputs:
+def open_inputs(config: DistillConfig, teacher: VLModel, tokenizer: Tokenizer, bad: BadSamples) -> Inputs:
     """A choice of what was given, drawn by seed, the same on every rank. Raises UsageError and DataError."""
-    tokenizer = load_tokenizer(config.tokenizer, teacher.config.max_text_tokens)
     form = Form(teacher.config.image_px, tokenizer, AUGMENTS[config.augment])
     data = _opened(config, teacher.config.image_px, bad)
     chosen = generator(config.seed, "distill").permutation(len(data))[: config.num_examples or None]

@@ -17,6 +17,7 @@ from vlmerge_cli.data.batch import Batch
 from vlmerge_cli.data.loader import Loader
 from vlmerge_cli.data.prepare import Form
 from vlmerge_cli.data.sources import DataSet
+from vlmerge_cli.data.tokenizer import Tokenizer
 from vlmerge_cli.data.tokenizer import load as load_tokenizer
 from vlmerge_cli.model import heads
 from vlmerge_cli.steps.across_ranks import Gradients
@@ -88,8 +89,11 @@ def finetune(
         step.double()
     num_frozen = freeze_unreached(model, lambda batch: step(batch, 0.0)[0], chosen.kind)
     ready = parallelize(step, model, parallel=config.parallel, recompute=config.recompute, compiled=config.compile)
+    tokenizer = _tokenizer(config, start, model)
     question = _question(config)
-    validation = evaluation_of(question, start, model, held_out, bad, through=lambda see, batch: step(batch, 0.0, see))
+    validation = evaluation_of(
+        question, start, model, held_out, bad, tokenizer, through=lambda see, batch: step(batch, 0.0, see)
+    )
     about = {
         "task": config.task, "data": list(config.data), "tokenizer": config.tokenizer,
         "run": config.model_dump(mode="json"), **_labels(chosen, data),
@@ -111,7 +115,7 @@ def finetune(
         higher_is_better=True,
         patience=config.patience,
         multiplier=_multiplier(config, chosen, model),
-        save_best=lambda: save_model(model, run.folder / "best", about),
+        save_best=lambda: save_model(model, run.folder / "best", about, tokenizer),
     )
     try:
         first_step = 0 if newest is None else trainer.resume(newest)
@@ -121,12 +125,12 @@ def finetune(
             f"{console.count(num_frozen)} of them not used, {len(data)} samples, "
             f"steps {first_step} to {phase.last}, batch {config.batch_size}"
         )
-        trainer.fit(typed(_loader(run, model, data, bad).steps(first_step), config.precision), first_step)
+        trainer.fit(typed(_loader(run, model, tokenizer, data, bad).steps(first_step), config.precision), first_step)
     finally:
         log.close()
     if bad.num_bad:
         console.warn(f"skipped {bad.report()}")
-    save_model(model, run.folder, about)
+    save_model(model, run.folder, about, tokenizer)
     return run.folder
 
 
@@ -185,11 +189,17 @@ def _data(config: FinetuneConfig, chosen: Task, start: Start, bad: BadSamples) -
     return train, first(open_split(question, at_size, chosen, bad, **options), config.max_samples)
 
 
-def _loader(run: Run, model: VLModel, data: DataSet, bad: BadSamples) -> Loader:
+def _tokenizer(config: FinetuneConfig, start: Start, model: VLModel) -> Tokenizer:
+    if config.random:  # no word of the checkpoint's is used
+        return load_tokenizer(config.tokenizer, model.config.max_text_tokens)
+    return start.load_tokenizer(model.config, config.tokenizer)
+
+
+def _loader(run: Run, model: VLModel, tokenizer: Tokenizer, data: DataSet, bad: BadSamples) -> Loader:
     config = run.config
     form = Form(
         config.image_px,
-        load_tokenizer(config.tokenizer, model.config.max_text_tokens),
+        tokenizer,
         AUGMENTS[config.augment],
         answers=data.vocabulary if data.kind == "questions" else None,
         num_classes=model.config.num_segments,

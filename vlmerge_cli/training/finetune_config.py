@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from vlmerge_cli.data.specs import is_built_in
 from vlmerge_cli.errors import UsageError
 from vlmerge_cli.model.config import preset
 from vlmerge_cli.tasks import TASKS
@@ -21,7 +22,7 @@ from vlmerge_cli.training.pretrain_config import (
     over,
     validated,
 )
-from vlmerge_cli.training.start import Start, is_built_in
+from vlmerge_cli.training.start import Start
 
 
 class FinetuneOptimizer(Optimizer):
@@ -88,7 +89,7 @@ def load(start: Start, path: Path | None, given: Mapping[str, Any], sets: Sequen
     chosen = chosen_settings(path, given, sets)
     if "task" not in chosen:
         raise UsageError("no task", fix=f"--task {'|'.join(TASKS)}")
-    data = tuple(chosen.get("data") or ("shapes",))
+    data = start.data(tuple(chosen.get("data") or ()))
     start_values = defaults(str(chosen["task"]), start, data)
     if "steps" in chosen or "epochs" in chosen:
         start_values = {name: value for name, value in start_values.items() if name not in ("steps", "epochs")}

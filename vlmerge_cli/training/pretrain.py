@@ -36,7 +36,9 @@ from vlmerge_cli.training.parallel import parallelize
 from vlmerge_cli.training.pretrain_config import AUGMENTS, Objectives, PretrainConfig
 from vlmerge_cli.training.reach import freeze_unreached
 from vlmerge_cli.training.run_folder import prepare, save_model
+from vlmerge_cli.weights import vocabulary
 from vlmerge_cli.weights.load import load_weights
+from vlmerge_cli.weights.torch_source import open_source
 from vlmerge_cli.weights.vlmodel import VLModel
 
 CONFIG_NAME = "pretrain.yaml"
@@ -109,7 +111,7 @@ def pretrain(run: Run, resume: bool = False, force: bool = False) -> Path:
 
 def _run_phase(run: Run, phase: Phase, arch: str, tokenizer: Tokenizer, log: Log, saved: Path | None) -> None:
     config = run.config
-    model = _starting_model(run, phase, config.model_of(arch, tokenizer.size))
+    model = _starting_model(run, phase, config.model_of(arch, tokenizer.size), tokenizer)
     step = PretrainStep(model, config.objectives, config.seed).to(run.device)
     if config.precision == "float64":
         step.double()
@@ -135,7 +137,7 @@ def _run_phase(run: Run, phase: Phase, arch: str, tokenizer: Tokenizer, log: Log
         accumulate=config.accumulate,
         tokens_per_sample=model.config.max_text_tokens + model.config.num_image_tokens,
         validate=validation,
-        save_best=lambda: save_model(model, run.folder / "best", about),
+        save_best=lambda: save_model(model, run.folder / "best", about, tokenizer),
     )
     start = phase.first if saved is None else trainer.resume(saved)
     size = console.count(sum(p.numel() for p in model.parameters()))
@@ -143,14 +145,17 @@ def _run_phase(run: Run, phase: Phase, arch: str, tokenizer: Tokenizer, log: Log
     trainer.fit(typed(train.steps(start), config.precision), start)
     if bad.num_bad:
         console.warn(f"skipped {bad.report()}")
-    save_model(model, run.folder / "seed" if phase.name == "seed" and len(run.phases) > 1 else run.folder, about)
+    save_model(
+        model, run.folder / "seed" if phase.name == "seed" and len(run.phases) > 1 else run.folder, about, tokenizer
+    )
 
 
-def _starting_model(run: Run, phase: Phase, config: ModelConfig) -> VLModel:
+def _starting_model(run: Run, phase: Phase, config: ModelConfig, tokenizer: Tokenizer) -> VLModel:
     torch.manual_seed(run.config.seed)
     model = VLModel(config)
     source = run.seed if phase.name == "pretrain" and run.config.seed_steps else run.config.init
     if source is not None:
+        vocabulary.check(open_source(source).about, source, tokenizer, run.config.tokenizer)
         report = load_weights(model, source)
         console.say(report.summary())
     return model

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from vlmerge_cli import ranks
+from vlmerge_cli.data import recorded
+from vlmerge_cli.data.tokenizer import Tokenizer
 from vlmerge_cli.errors import TrainingError, UsageError
 from vlmerge_cli.training import state
 from vlmerge_cli.training.parallel import full_state_dict
+from vlmerge_cli.weights import vocabulary
 from vlmerge_cli.weights.vlmodel import VLModel
 
 
@@ -42,9 +45,14 @@ def prepare(folder: Path, config_name: str, settings: str, resume: bool, force: 
     return newest
 
 
-def save_model(model: VLModel, folder: Path, about: Mapping[str, Any]) -> None:
-    """The model as a folder, whatever shards it; every rank takes part."""
+def save_model(model: VLModel, folder: Path, about: Mapping[str, Any], tokenizer: Tokenizer) -> None:
+    """The model as a folder, whatever shards it, with its vocabulary; every rank takes part.
+
+    ``about`` names data and tokenizer as they were given; how they are found again is added.
+    """
     values = full_state_dict(model)
     if ranks.is_main():
-        model.save_pretrained(folder, about=about, state_dict=values)
+        noted = {} if "data_at" in about else recorded.noted(recorded.recorded(about), folder)
+        stored = {**about, **noted, **vocabulary.noted(tokenizer, about["tokenizer"])}
+        model.save_pretrained(folder, about=stored, tokenizer=tokenizer, state_dict=values)
     ranks.barrier()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -15,8 +15,8 @@ from vlmerge_cli.data.images import Check
 from vlmerge_cli.data.prepare import Form
 from vlmerge_cli.data.shapes.options import ShapesOptions
 from vlmerge_cli.data.sources import DataSet, open_data
-from vlmerge_cli.data.tokenizer import load as load_tokenizer
-from vlmerge_cli.errors import UsageError
+from vlmerge_cli.data.specs import parse
+from vlmerge_cli.data.tokenizer import Tokenizer
 from vlmerge_cli.steps.evaluation import Evaluation, Scores
 from vlmerge_cli.tasks.task import Measure, measure
 from vlmerge_cli.training.pretrain_config import VIEWS
@@ -29,7 +29,7 @@ class Question:
     """What is asked of a checkpoint: which scores, on what."""
 
     task: str
-    data: tuple[str, ...] = ("shapes",)
+    data: tuple[str, ...] = ()  # none: what the checkpoint was trained on
     split: str = "val"
     shapes: dict[str, Any] = field(default_factory=dict)
     tokenizer: str | None = None  # None: the checkpoint's
@@ -49,6 +49,7 @@ class Answer:
     scores: Scores
     seconds: float
     bad: str  # what was skipped, in words
+    data: tuple[str, ...]  # what was scored on, each source with the options that differ from the defaults
 
     @property
     def samples_per_second(self) -> float:
@@ -59,34 +60,47 @@ def score(checkpoint: str, question: Question, device: str = "cpu") -> Answer:
     """Load a checkpoint and evaluate it. Raises UsageError for one without the head, CheckpointError, DataError."""
     start, asked = look(checkpoint), measure(question.task)
     asked.check(start.config)
+    question = replace(question, data=start.data(question.data))
+    tokenizer = start.load_tokenizer(start.config, question.tokenizer)
     bad = BadSamples(question.max_bad_ratio)
     data = open_split(question, start, asked, bad)
+    named = named_data(question.data, shapes_of(question, start))
     model = VLModel.from_pretrained(checkpoint).to(device)
     if question.precision == "float64":
         model.double()
-    evaluation = evaluation_of(question, start, model, data, bad)
-    console.say(f"{asked.name}: {len(data)} samples of {question.split}")
-    return timed(lambda: asked.evaluate(evaluation), bad)
+    evaluation = evaluation_of(question, start, model, data, bad, tokenizer)
+    console.say(f"{asked.name}: {len(data)} samples of {question.split} of {', '.join(named)}")
+    return timed(lambda: asked.evaluate(evaluation), bad, named)
 
 
-def timed(evaluate: Callable[[], Scores], bad: BadSamples) -> Answer:
+def timed(evaluate: Callable[[], Scores], bad: BadSamples, named: tuple[str, ...]) -> Answer:
     started = time.perf_counter()
     scores = evaluate()
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
     if bad.num_bad:
         console.warn(f"skipped {bad.report()}")
-    return Answer(scores, time.perf_counter() - started, bad.report())
+    return Answer(scores, time.perf_counter() - started, bad.report(), named)
+
+
+def shapes_of(question: Question, start: Start) -> ShapesOptions:
+    """Options of the built-in data set: those that the checkpoint was trained with, unless the question has others."""
+    return ShapesOptions(**{"image_px": start.config.image_px, **start.shapes(question.data), **question.shapes})
 
 
 def open_split(question: Question, start: Start, asked: Measure, bad: BadSamples, **options: Any) -> DataSet:
     """The data set of a question, with the checkpoint's own answers and split; ``options`` of the readers win."""
-    shapes = ShapesOptions(**{"image_px": start.config.image_px, **start.shapes(question.data), **question.shapes})
     own: dict[str, Any] = {"vqa_split": start.vqa_split}
     if start.answers is not None:
         own["answers"] = start.answers
     data = open_data(
-        question.data, asked.kind, question.split, bad, shapes=shapes, check=question.check, **(own | options)
+        question.data,
+        asked.kind,
+        question.split,
+        bad,
+        shapes=shapes_of(question, start),
+        check=question.check,
+        **(own | options),
     )
     return first(data, question.max_samples)
 
@@ -97,13 +111,21 @@ def first(data: DataSet, num: int) -> DataSet:
 
 
 def evaluation_of(
-    question: Question, start: Start, model: VLModel, data: DataSet, bad: BadSamples, **more: Any
+    question: Question, start: Start, model: VLModel, data: DataSet, bad: BadSamples, tokenizer: Tokenizer, **more: Any
 ) -> Evaluation:
     config = model.config
-    tokenizer = load_tokenizer(question.tokenizer or start.tokenizer, config.max_text_tokens)
-    if tokenizer.size > config.vocab_size:
-        what = f"the tokenizer has {tokenizer.size} words, the model {config.vocab_size}"
-        raise UsageError(what, fix="name the tokenizer that the model was trained with")
     view = VIEWS.get(question.view or start.view, VIEWS["whole"])
     form = Form(config.image_px, tokenizer, view, num_classes=config.num_segments)
     return Evaluation(model, data, form, question.chunk_size, question.num_workers, question.precision, bad, **more)
+
+
+def named_data(data: tuple[str, ...], shapes: ShapesOptions) -> tuple[str, ...]:
+    """Each source as given; the built-in one with options that differ from its own: ``shapes(train=64, val=16)``."""
+    default = ShapesOptions()
+    other = [
+        f"{field.name}={getattr(shapes, field.name)}"
+        for field in fields(shapes)
+        if field.name != "variant" and getattr(shapes, field.name) != getattr(default, field.name)
+    ]
+    options = f"({', '.join(other)})" if other else ""
+    return tuple(f"{text}{options}" if parse(text).is_built_in else text for text in data)

@@ -17,10 +17,11 @@ from vlmerge_cli.checkpoint.reader import Checkpoint, open_checkpoint
 
 @dataclass(frozen=True)
 class Source:
-    """Named tensors, the name the user gave, and what came along: the model configuration, this tool's metadata."""
+    """Named tensors, the name the user gave, where they lie, and the configuration and metadata that came along."""
 
     name: str
     tensors: Mapping[str, Tensor]
+    path: Path
     config: dict[str, Any] | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
 
@@ -32,7 +33,7 @@ def open_source(name: str | Path) -> Source:
     """
     path = Path(name)
     if is_legacy(path):
-        return Source(str(name), open_legacy(path).tensors)
+        return Source(str(name), open_legacy(path).tensors, path)
     with open_checkpoint(name) as checkpoint:
         return source_of(checkpoint)
 
@@ -43,4 +44,4 @@ def source_of(checkpoint: Checkpoint) -> Source:
     for shard in checkpoint.shards:
         with safe_open(shard.path, framework="pt") as file:
             tensors |= {key: file.get_tensor(key) for key in shard.header.tensors}
-    return Source(checkpoint.name, tensors, checkpoint.config(), checkpoint.about())
+    return Source(checkpoint.name, tensors, checkpoint.path, checkpoint.config(), checkpoint.about())

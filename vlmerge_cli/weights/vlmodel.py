@@ -13,9 +13,12 @@ from huggingface_hub import ModelCard, PyTorchModelHubMixin, snapshot_download
 from vlmerge_cli import console
 from vlmerge_cli.checkpoint import hub
 from vlmerge_cli.checkpoint.reader import Checkpoint
+from vlmerge_cli.data.recorded import moved
+from vlmerge_cli.data.tokenizer import Tokenizer
 from vlmerge_cli.errors import CheckpointError
 from vlmerge_cli.model.config import MODEL_TYPE, ModelConfig
 from vlmerge_cli.model.network import Network
+from vlmerge_cli.weights import vocabulary
 from vlmerge_cli.weights.inferred_config import infer_config
 from vlmerge_cli.weights.load import StartReport, plan
 from vlmerge_cli.weights.model_folder import CARD_NAME, CONFIG_NAME, card_text, write_folder
@@ -33,9 +36,12 @@ class VLModel(PyTorchModelHubMixin, Network, library_name="vlmerge"):  # type: i
     """
 
     start_report: StartReport | None = None  # what from_pretrained found
+    about: Mapping[str, Any]  # what the checkpoint that it came from says of itself: data, tokenizer, answers, recipe
+    place: Path | None = None  # where that checkpoint lies
 
     def __init__(self, config: ModelConfig, *, init: bool = True) -> None:
         super().__init__(config)
+        self.about = {}
         if init:
             init_weights(self)
 
@@ -94,6 +100,7 @@ class VLModel(PyTorchModelHubMixin, Network, library_name="vlmerge"):  # type: i
         if report.fresh or report.resized:
             init_weights(model)
         model.start_report = fitted.apply(model)
+        model.about, model.place = _still_true(source.about, stored, model.config), source.path
         if report.fresh or report.resized or report.unused:
             console.say(report.summary())
         return model.eval()
@@ -103,6 +110,7 @@ class VLModel(PyTorchModelHubMixin, Network, library_name="vlmerge"):  # type: i
         save_directory: str | Path,
         *,
         about: Mapping[str, Any] | None = None,
+        tokenizer: Tokenizer | None = None,
         state_dict: Mapping[str, torch.Tensor] | None = None,
         push_to_hub: bool = False,
         repo_id: str | None = None,
@@ -111,18 +119,22 @@ class VLModel(PyTorchModelHubMixin, Network, library_name="vlmerge"):  # type: i
     ) -> str | None:
         """Write the folder; each file is whole or absent, and a new folder appears as a whole.
 
-        ``about`` (JSON values) goes into the safetensors metadata beside the configuration. ``state_dict``
-        stands in for the model's own where its parts are elsewhere (gathered from several ranks). Other
-        files of an existing folder stay, and so does its model card.
+        ``about`` (JSON values) goes into the safetensors metadata beside the configuration, the file of
+        ``tokenizer`` beside the weights; without them a model that was loaded keeps what its checkpoint had.
+        ``state_dict`` stands in for the model's own where its parts are elsewhere (gathered from several ranks).
+        Other files of an existing folder stay, and so does its model card.
         """
         folder = Path(save_directory)
+        if about is None:
+            about = self.about if self.place is None else moved(self.about, self.place, folder)
         values = self.state_dict() if state_dict is None else state_dict
         tensors = {key: value.detach().cpu().contiguous() for key, value in values.items()}
-        stored = json.dumps({**(about or {}), "config": self.config.to_dict()}, sort_keys=True)
+        stored = json.dumps({**about, "config": self.config.to_dict()}, sort_keys=True)
         metadata = {"format": "pt", "vlmerge": stored}
         extras = {
             CONFIG_NAME: (json.dumps(self.config.to_dict(), indent=2) + "\n").encode(),
             CARD_NAME: str(self.generate_model_card()).encode(),
+            **self._vocabulary(about, tokenizer),
         }
         write_folder(folder, tensors, metadata, extras, sync)
         if push_to_hub:
@@ -130,9 +142,30 @@ class VLModel(PyTorchModelHubMixin, Network, library_name="vlmerge"):  # type: i
             return PyTorchModelHubMixin.push_to_hub(self, repo_id or folder.name, **kwargs)  # type: ignore[no-any-return]
         return None
 
+    def _vocabulary(self, about: Mapping[str, Any], tokenizer: Tokenizer | None) -> dict[str, bytes]:
+        """The file of the vocabulary: of ``tokenizer``, or the one that came with the model."""
+        if tokenizer is not None:
+            return vocabulary.file_of(tokenizer)
+        if self.place is None or vocabulary.DIGEST not in about:
+            return {}
+        return vocabulary.file_of(vocabulary.load(about, self.place, self.config))
+
     def generate_model_card(self, **_: Any) -> ModelCard:
         """What the model is, and how to load it."""
         return ModelCard(card_text(self.config, sum(p.numel() for p in self.parameters())))
+
+
+def _still_true(about: Mapping[str, Any], stored: ModelConfig, config: ModelConfig) -> dict[str, Any]:
+    """What a checkpoint says of itself, without the names of what a changed head no longer numbers."""
+    named = {"answers": ("vqa", "num_answers"), "classes": ("classification", "num_classes")}
+    if "segmentation" in stored.heads:
+        named["classes"] = ("segmentation", "num_segments")
+    gone = {"config"} | {
+        entry
+        for entry, (head, size) in named.items()
+        if head not in {*stored.heads} & {*config.heads} or getattr(stored, size) != getattr(config, size)
+    }
+    return {name: value for name, value in about.items() if name not in gone}
 
 
 def config_of(
