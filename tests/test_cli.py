@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import ROOT, command, environment, fails, ok, run, save, tiny, vlmerge
+from tests.helpers import ROOT, command, environment, fails, ok, run, run_python, save, tiny, vlmerge
 from vlmerge_cli import __version__, cli
 from vlmerge_cli.errors import VlmergeError
 from vlmerge_cli.methods import METHODS
@@ -115,3 +115,16 @@ def test_the_module_and_the_console_script_are_one() -> None:
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     assert scripts == {"vlmerge": "vlmerge_cli.cli:main"}
     assert run("--version").stdout.strip() == f"vlmerge {__version__}"
+
+
+@pytest.mark.parametrize(("module", "fix"), [("pydantic", "vlmerge[train]"), ("PIL", "vlmerge[train]")])
+def test_a_package_of_an_extra_that_is_missing(
+    module: str, fix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "import sys; sys.modules[sys.argv.pop(1)] = None; from vlmerge_cli.cli import main; main()"
+    work = ["pretrain", "--model", "micro", "--out", tmp_path / "run", "--steps", "2", "--seed-steps", "1"]
+    done = run_python(code, module, *work, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert fix in done.stderr.splitlines()[-1]
+    assert "mistake" not in done.stderr

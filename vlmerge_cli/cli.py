@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from contextlib import suppress
@@ -75,12 +76,29 @@ class LazyGroup(TyperGroup):
             if type(error).__module__.partition(".")[0] in ("click", "typer"):
                 raise  # the command line's own ways to end
             what = f"{type(error).__name__}: {error}\n  a mistake in vlmerge: vlmerge --debug shows where"
-            _say_error(what, ctx.params["debug"])
+            _say_error(_missing_package(error) or what, ctx.params["debug"])
             raise SystemExit(1) from None
 
 
 def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+def _missing_package(error: Exception) -> str:
+    """What to install, where a command needs a package of an extra that is not there; empty for another error."""
+    module = (getattr(error, "name", None) or "").partition(".")[0]
+    if not isinstance(error, ModuleNotFoundError) or module in ("", "vlmerge_cli"):
+        return ""
+    from importlib import metadata
+
+    package = {"PIL": "pillow", "sklearn": "scikit-learn"}.get(module, module)
+    fix = f"pip install {package}"
+    with suppress(metadata.PackageNotFoundError):
+        for needed in metadata.requires("vlmerge") or ():
+            name, _, extra = needed.partition("; extra == ")
+            if re.match(r"[\w-]+", name)[0] == package and extra.strip('"') not in ("", "dev"):  # type: ignore[index]
+                fix = f"pip install 'vlmerge[{extra.strip(chr(34))}]'"
+    return f"this needs the package {package}, which is not installed\n  {fix}"
 
 
 def load(name: str) -> Any:
