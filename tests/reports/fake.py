@@ -69,7 +69,8 @@ def study(seeds: tuple[int, ...] = (1, 2, 3), widths: tuple[int, ...] = (64, 32)
 
 def costs(found: list[Record]) -> list[Record]:
     machine = {"cpu": "A made processor", "num_cpus": 2, "memory_gb": 25, "python": "3.11", "torch": "2.13.0",
-               "date": "2026-11-25", "workers": 2}  # fmt: skip
+               "date": "2026-11-25", "workers": 2, "vlmerge": "0.1.0", "commit": "1a2b3c4",
+               "command": "vlmerge study --preset quick"}  # fmt: skip
     return [
         Record("cost", {"node": f"seed{n}/{kind}", "kind": kind, **machine}, {"seconds": seconds})
         for kind, seconds in COSTS.items()

@@ -82,8 +82,10 @@ def test_no_error_and_no_request_leaves_the_page(page: Any, written: build.Writt
     events = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
     asked = {e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"}
     assert written.page.as_uri() in asked
-    # chrome: is what the browser itself shows before the page.
-    assert {url for url in asked if not url.startswith(("data:", "chrome:"))} == {written.page.as_uri()}
+    # chrome: and chrome-untrusted: are what the browser itself shows before the page.
+    assert {url for url in asked if not url.startswith(("data:", "chrome:", "chrome-untrusted:"))} == {
+        written.page.as_uri()
+    }
 
 
 def test_every_figure_is_drawn(page: Any, written: build.Written) -> None:
@@ -145,6 +147,24 @@ def test_nothing_overflows_on_a_phone(page: Any) -> None:
         "return [...document.querySelectorAll('.scroll')].filter((x) => x.scrollWidth > x.clientWidth + 1).length"
     )
     assert scrolls > 0  # wide tables scroll within their box
+
+
+def test_no_table_is_cut_on_a_desk(page: Any) -> None:
+    cut = page.execute_script(
+        """return [...document.querySelectorAll('.scroll')].filter((x) => x.scrollWidth > x.clientWidth + 1)
+          .map((x) => x.parentElement.id)"""
+    )
+    assert cut == []
+
+
+def test_marks_differ_by_their_shape(page: Any) -> None:
+    looks = page.execute_script(
+        """return [...document.querySelectorAll('.tally .dot')].map((x) => {
+          const style = getComputedStyle(x);
+          return [style.clipPath, style.borderRadius, style.boxShadow === "none", style.height].join(" ");
+        })"""
+    )
+    assert len(looks) == len(set(looks)) > 1
 
 
 def test_the_numbers_behind_a_verdict_open(page: Any) -> None:

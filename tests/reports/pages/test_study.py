@@ -190,6 +190,10 @@ def test_failures_and_costs() -> None:
     assert tables["failures"].rows == (("seed1/vqa", "NaN at step 3"),)
     assert cell(tables["costs"], "pre-training", "minutes") == Number(8 * 95 / 60, None, 1)
     assert cell(tables["costs"], "all", "nodes") == Number(48, None, 0)
+    (run,) = (s for s in study_page.sections(rows) if s.title == "What was run")
+    texts = [text for block in run.blocks if isinstance(block, Items) for text in block.texts]
+    assert "vlmerge 0.1.0, commit 1a2b3c4" in texts[0]
+    assert "Command: vlmerge study --preset quick" in texts
 
 
 def test_arithmetic_alone_gives_a_curve_of_its_own() -> None:

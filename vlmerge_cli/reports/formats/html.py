@@ -30,6 +30,8 @@ from vlmerge_cli.reports.document import (
 )  # fmt: skip
 from vlmerge_cli.reports.formats.drawing import Key
 
+#: A table with more columns stands closer, spreads below their means.
+_WIDE = 8
 OUTCOMES = {HOLDS: "holds", FAILS: "fails", UNDECIDED: "undecided", UNMEASURED: "unmeasured"}  # classes
 #: Nothing may be fetched: the browser itself holds it.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
@@ -115,7 +117,8 @@ def _table(table: Table) -> str:
     title = f'<h3 id="{table.name}-title">{escape(table.title)}</h3>'
     body = "\n".join(_row(row, table.columns) for row in table.rows)
     note = f'\n<p class="note">{escape(table.note)}</p>' if table.note else ""
-    return f"""<div class="table" id="{table.name}">
+    kind = "table wide" if len(table.columns) > _WIDE else "table"
+    return f"""<div class="{kind}" id="{table.name}">
 {title}
 <div class="scroll" tabindex="0" role="region" aria-labelledby="{table.name}-title">
 <table aria-labelledby="{table.name}-title">
@@ -200,7 +203,7 @@ def _key(key: Key) -> str:
 
 
 def _card(verdict: Verdict) -> str:
-    dots = "".join(f'<i class="dot {OUTCOMES[finding.outcome]}"></i>' for finding in verdict.findings)
+    dots = "".join(_mark(finding.outcome) for finding in verdict.findings)
     head = (
         f"{_chip(verdict.outcome)}<span><b>{escape(verdict.claim)}</b> "
         f'<cite>{escape(verdict.source)}</cite> <span class="dots" aria-hidden="true">{dots}</span></span>'
@@ -244,7 +247,12 @@ def _interval(finding: Finding, reach: float) -> str:
 
 
 def _chip(outcome: str) -> str:
-    return f'<span class="chip {OUTCOMES[outcome]}">{escape(outcome)}</span>'
+    return f'<span class="chip {OUTCOMES[outcome]}">{_mark(outcome)}{escape(outcome)}</span>'
+
+
+def _mark(outcome: str) -> str:
+    """Told apart by its shape, not by colour alone."""
+    return f'<i class="dot {OUTCOMES[outcome]}"></i>'
 
 
 def _slug(title: str) -> str:

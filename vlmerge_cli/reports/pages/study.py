@@ -79,7 +79,7 @@ def facts(study: Study) -> Table | None:
 
 
 def costs(records: Iterable[Record]) -> list[Block]:
-    """Seconds by kind of node, and the machines they were spent on."""
+    """Seconds by kind of node, the machines and versions they were spent on, and the commands."""
     found = list(records)
     seconds: dict[str, list[float]] = defaultdict(list)
     for record in found:
@@ -93,7 +93,7 @@ def costs(records: Iterable[Record]) -> list[Block]:
     whole = [one for own in seconds.values() for one in own]
     rows.append(("all", Number(len(whole), None, 0), Number(sum(whole) / 60, None, 1),
                  Number(sum(whole) / len(whole), None, 1)))  # fmt: skip
-    names = ("cpu", "gpu", "num_cpus", "memory_gb", "workers", "python", "torch")
+    names = ("cpu", "gpu", "num_cpus", "memory_gb", "workers", "python", "torch", "vlmerge", "commit")
     machines = Counter(tuple(record.at.get(name) for name in names) for record in found)
     texts = []
     for machine, num in machines.most_common():
@@ -102,6 +102,8 @@ def costs(records: Iterable[Record]) -> list[Block]:
     dates = sorted({str(record.at["date"]) for record in found if record.at.get("date")})
     if dates:
         texts.append(f"Run from {dates[0]} to {dates[-1]}.")
+    commands = dict.fromkeys(str(record.at["command"]) for record in found if record.at.get("command"))
+    texts += [f"Command: {command}" for command in commands]
     columns = (Column("kind of node"), Column("nodes"), Column("minutes"), Column("seconds a node"))
     note = "Minutes add up over workers side by side."
     return [Table("costs", "What it cost", columns, tuple(rows), note), Items(tuple(texts))]
