@@ -35,7 +35,7 @@ from vlmerge_cli.data.sources import open_data
 from vlmerge_cli.data.transforms import PUBLISHED
 from vlmerge_cli.distances.measure import measure
 from vlmerge_cli.grams.from_data import Choices, gather
-from vlmerge_cli.layerwise.streams import Streams, opened
+from vlmerge_cli.layerwise.streams import opened
 from vlmerge_cli.layerwise.walk import Settings, Walk
 from vlmerge_cli.layouts.survey import find
 from vlmerge_cli.merging import merge, opening
@@ -76,7 +76,8 @@ def main(names: list[str]) -> int:
                     failed += not holds
                     console.say(f"{what}: {apart:.1e} apart, {bound:.0e} allowed{'' if holds else ': TOO FAR'}")
                     values = {"apart": apart, "bound": bound}
-                    save("gpu-agreement", {what: values}, {"gpu": gpu_of(device), "run": STARTED})
+                    at = {"work": part.__name__.replace("_", " "), "gpu": gpu_of(device), "run": STARTED}
+                    save("gpu-agreement", {what: values}, at)
             except Exception:
                 traceback.print_exc()
                 failed += 1
@@ -181,20 +182,26 @@ def gradients(folder: Path, given: Batch, device: str, precision: str, compiled:
 
 
 def layer_by_layer(folder: Path, device: str) -> Iterator[Row]:
-    given, weights = batch(), {}
-    for where in ("cpu", device):
-        teacher, merged = (VLModel.from_pretrained(str(folder / name)).to(where).eval() for name in ("model", "base"))
-        inputs = given.to(where)
+    """Beside float64 on the CPU, as few pairs leave directions to the ridge, which multiplies what rounding does."""
+    given = batch()
+    truth, here = (walked(folder, given, "cpu", precision) for precision in (torch.float64, torch.float32))
+    bound = 3 * relative(here, truth)
+    yield "merge, layer by layer, float32", relative(walked(folder, given, device, torch.float32), here), bound
+    yield "merge, layer by layer, float64", relative(walked(folder, given, device, torch.float64), truth), 1e-8
 
-        def blocks(teacher: VLModel = teacher, inputs: Batch = inputs) -> Iterator[Streams]:
-            assert inputs.text is not None
-            assert inputs.text_mask is not None
-            assert inputs.image is not None
-            yield opened(teacher, inputs.text, inputs.text_mask, inputs.image)
 
-        Walk(teacher, merged, folder / "walk", Settings(), {}).run(blocks)
-        weights[where] = torch.cat([parameter.detach().cpu().flatten() for parameter in merged.parameters()])
-    yield "merge, layer by layer", relative(weights[device], weights["cpu"]), 1e-4
+def walked(folder: Path, given: Batch, device: str, precision: torch.dtype) -> torch.Tensor:
+    """All parameters of the small model after its layers were fitted on one batch."""
+    teacher, merged = (
+        VLModel.from_pretrained(str(folder / name)).to(device, precision).eval() for name in ("model", "base")
+    )
+    inputs = given.to(device)
+    assert inputs.text is not None
+    assert inputs.text_mask is not None
+    assert inputs.image is not None
+    block = opened(teacher, inputs.text, inputs.text_mask, inputs.image.to(precision))
+    Walk(teacher, merged, folder / "walk", Settings(), {}).run(lambda: iter([block]))
+    return torch.cat([parameter.detach().double().cpu().flatten() for parameter in merged.parameters()])
 
 
 def distillation(folder: Path, device: str) -> Iterator[Row]:

@@ -5,8 +5,9 @@
 Merges and distances are whole processes, as a user starts them, and once more inside one that has PyTorch and the
 device ready ("warm"); Grams and their solutions are timed inside one, from arrays that are on the device. The limit of
 a merge is copying its bytes to the device and back through pinned memory, of a distance copying them there, of the
-others their multiply-adds, at the best rates seen in the same run. Apart: how far the results are from the CPU's,
-relative to the largest entry of each tensor (merges), or to the norm.
+others their multiply-adds, at the best rates seen in the same run; merges also stand beside reading and then writing
+their files with four threads. Apart: how far the results are from the CPU's, relative to the largest entry of each
+tensor (merges), or to the norm.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks import distance, harness, inputs, solve, sums
+from benchmarks import distance, harness, inputs, limits, solve, sums
 from benchmarks.harness import VLMERGE, Command, compare, num_runs, remove, save, spread, time_process
 from vlmerge_cli import console, devices
 from vlmerge_cli.checkpoint.reader import open_checkpoint
@@ -42,6 +43,8 @@ RATES = {
     "there": "copy from pinned memory",
     "back": "copy to pinned memory",
     "within": "copy within the GPU, bytes read and written",
+    "read": "read a warm file, four threads",
+    "write": "write a new file, four threads",
     **{name: f"multiply {name} matrices of {WIDTH}" for name in ("bfloat16", "float32", "float64")},
 }
 Values = dict[str, Any]
@@ -49,11 +52,13 @@ Values = dict[str, Any]
 
 @dataclass(frozen=True)
 class Rates:
-    """Bytes a second to a device, back (both through pinned memory) and within it; operations of large products."""
+    """Bytes a second to a device and back (pinned memory), within it, and of files; operations a second of products."""
 
     there: float
     back: float
     within: float
+    read: float
+    write: float
     bfloat16: float
     float32: float
     float64: float
@@ -78,7 +83,7 @@ def main(words: list[str]) -> None:
 
 
 def measure(device: str, sources: Mapping[str, Callable[[], Path]], works: Sequence[str] = WORKS) -> None:
-    rates = rates_of(device)
+    rates = rates_of(device, sources["W1"]())
     keep_rates(rates, device)
     for work in works:
         if work in sources:
@@ -90,7 +95,7 @@ def measure(device: str, sources: Mapping[str, Callable[[], Path]], works: Seque
             solutions(device, rates)
 
 
-def rates_of(device: str) -> Rates:
+def rates_of(device: str, source: Path) -> Rates:
     small = device == "cpu"
     copied, width = (COPY_BYTES >> 6, WIDTH >> 4) if small else (COPY_BYTES, WIDTH)
     host = torch.ones(copied, dtype=torch.uint8, pin_memory=device != "cpu")
@@ -104,6 +109,8 @@ def rates_of(device: str) -> Rates:
         copied / min(turns(lambda: there.copy_(host, non_blocking=True), device)),
         copied / min(turns(lambda: host.copy_(there, non_blocking=True), device)),
         2 * copied / min(turns(there.clone, device)),
+        limits.read_rate(source, 4),
+        limits.write_rate(4),
         products(torch.bfloat16),
         products(torch.float32),
         products(torch.float64),
@@ -111,7 +118,7 @@ def rates_of(device: str) -> Rates:
 
 
 def keep_rates(rates: Rates, device: str) -> None:
-    units = {name: "GB/s" if name in ("there", "back", "within") else "TFLOP/s" for name in vars(rates)}
+    units = {name: "TFLOP/s" if "float" in name else "GB/s" for name in vars(rates)}
     rows = {
         RATES[name]: {"rate": round(rate / (1e9 if units[name] == "GB/s" else 1e12), 1), "unit": units[name]}
         for name, rate in vars(rates).items()
@@ -152,8 +159,11 @@ def merges(work: str, source: Path, device: str, rates: Rates) -> None:
         remove(output)
     first = next(iter(rows.values()))
     limit = first.bytes_in / rates.there + first.runs[-1].bytes_out / rates.back
-    found = {name: row.values() for name, row in rows.items()}
-    keep(work, {**found, "merge, GPU, warm": warm}, limit, apart, device)
+    found = {**{name: row.values() for name, row in rows.items()}, "merge, GPU, warm": warm}
+    files = first.bytes_in / rates.read + first.runs[-1].bytes_out / rates.write
+    for values in found.values():
+        values["share_of_files"] = round(files / values["wall_seconds"], 4)
+    keep(work, found, limit, apart, device)
 
 
 def merged(source: Path, output: Path, device: str) -> None:

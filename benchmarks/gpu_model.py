@@ -78,14 +78,14 @@ def training(device: str) -> None:
     for precision, num, compiled in (
         ("bfloat16", 1, False), ("bfloat16", 4, False), ("float32", 1, False), ("bfloat16", 4, True),
     )[: 3 if small(device) else 4]:  # fmt: skip
-        name = f"step, {precision}{', compiled' if compiled else ''}"
         batch = joined(batches[:num])
+        work = f"batch {len(batch)}, {precision}{', compiled' if compiled else ''}"
         try:
             values = train(device, precision, batch, compiled)
         except torch.OutOfMemoryError:
-            console.say(f"{name}, batch {len(batch)}: out of memory")
+            console.say(f"{work}: out of memory")
             continue
-        keep("gpu-training", f"batch {len(batch)}", name, values, device)
+        keep("gpu-training", work, "step", values, device)
 
 
 def batches_of(model: VLModel, device: str) -> list[Batch]:
@@ -187,7 +187,11 @@ def whole_command(device: str) -> None:
     words = tokenizer.load("bundled", model.config.max_text_tokens)
     px, number = model.config.image_px, 64 if small(device) else 2048
     model = VLModel(model.config.change(vocab_size=words.size))
-    save_model(model, folder, {"tokenizer": "bundled", "run": {"shapes": {"image_px": px, "train": number}}})
+    save_model(
+        model,
+        folder,
+        {"tokenizer": "bundled", "run": {"shapes": {"image_px": px, "train": number, "val": 8, "test": 8}}},
+    )
     choices = Choices(
         ("shapes",), num_examples=number, batch_size=64, device=device, num_workers=min(12, devices.num_cpus())
     )
@@ -197,7 +201,7 @@ def whole_command(device: str) -> None:
         own = Choices(**{**vars(choices), "num_examples": number_of_pairs})
         walls = turns(lambda own=own: gather(str(folder), Target(path, force=True), own, quiet=True), device, 1)
         values = {**spread(walls), "samples_per_second": round(number_of_pairs / walls[0], 1)}
-        keep("gpu-grams", "float32", f"vlmerge grams, {number_of_pairs} pairs", values, device)
+        keep("gpu-grams", "whole command", f"{number_of_pairs} pairs", values, device)
 
 
 def rated(walls: Sequence[float], count: int, operations: int, rate: float) -> dict[str, Any]:

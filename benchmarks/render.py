@@ -26,7 +26,8 @@ def at(name: str) -> Callable[[Record], str]:
 
 
 def value(name: str, form: str = "{:.2f}") -> Callable[[Record], str]:
-    return lambda record: form.format(record.values[name])
+    """Nothing where a record has no such value."""
+    return lambda record: form.format(record.values[name]) if name in record.values else ""
 
 
 def wall(form: str) -> Callable[[Record], str]:
@@ -151,9 +152,31 @@ TABLES: dict[str, Columns] = {
         "what": at("row"),
         "wall s (low-high)": wall("{:.3g}"),
         "times the GPU": times_first,
-        "of the limit": value("share_of_limit", "{:.0%}"),
+        "of the limit": value("share_of_limit", "{:.1%}"),
+        "of reading and writing the files": value("share_of_files", "{:.0%}"),
         "apart from the CPU": value("apart", "{:.0e}"),
-        "GPU": at("gpu"),
+    },
+    "gpu-rates": {"what": at("row"), "rate": value("rate", "{}"), "": value("unit", "{}")},
+    "gpu-agreement": {
+        "what": at("row"),
+        "apart": value("apart", "{:.0e}"),
+        "allowed": value("bound", "{:.0e}"),
+    },
+    "gpu-training": {
+        "work": at("work"),
+        "what": at("row"),
+        "samples/s": value("samples_per_second", "{:.0f}"),
+        "wall s (low-high)": wall("{:.3f}"),
+        "of the matrix rate": value("share_of_limit", "{:.0%}"),
+        "peak GB": value("peak_gb", "{:.0f}"),
+        "first steps s": value("warm_up_seconds", "{:.0f}"),
+    },
+    "gpu-grams": {
+        "work": at("work"),
+        "what": at("row"),
+        "tokens/s": value("samples_per_second", "{:.0f}"),
+        "wall s (low-high)": wall("{:.3f}"),
+        "of the limit": value("share_of_limit", "{:.0%}"),
     },
     "retrieval": {
         "what": at("row"),
@@ -179,7 +202,8 @@ def table(name: str) -> str:
 def under(record: Record) -> str:
     """The machine, the day, and what a median is of."""
     facts, runs = record.at, len(record.values.get("walls", ()))
-    place = f"{facts['cpu']}, {facts['num_cpus']} processors, {facts['memory_gb']} GB"
+    place = f"{facts['gpu']}, " if facts.get("gpu", "none") != "none" else ""
+    place += f"{facts['cpu']}, {facts['num_cpus']} processors, {facts['memory_gb']} GB"
     medians = f"; {runs} run{'s' * (runs > 1)} each" if runs else ""
     return f"\n\n*{place}, Python {facts['python']}, {facts['date']}{medians}.*"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import distance, gpu, harness, latest, render, solve, sums
+from benchmarks import distance, gpu, harness, latest, limits, render, solve, sums
 from fixtures.build import SIZES, build
 from tests.helpers import save
 
@@ -17,12 +17,13 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Everything of a size for tests."""
     work = tmp_path / "work"
     work.mkdir()
-    for module in (harness, distance):
+    for module in (harness, distance, limits):
         monkeypatch.setattr(module, "WORK", work)
     monkeypatch.setattr(harness, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(harness.os, "sync", lambda: None)
     monkeypatch.setenv("VLMERGE_BENCH_RUNS", "1")
     monkeypatch.setattr(gpu, "COPY_BYTES", 1 << 22)
+    monkeypatch.setattr(limits, "WRITE_BYTES", 1 << 22)
     monkeypatch.setattr(gpu, "WIDTH", 512)
     monkeypatch.setattr(sums, "WIDTHS", {"qkv": 300, "fc2": 40})
     monkeypatch.setattr(sums, "NUM_TOKENS", 700)
@@ -44,6 +45,7 @@ def test_every_work_has_its_rows(small: Path) -> None:
     assert all(row.values["apart"] < 1e-12 for row in rows[11:])
     assert not list((small / "work").glob("out*"))
     assert "| W4, solve | RegMean: Cholesky |" in render.table("gpu")
+    assert render.table("gpu-rates").count("GB/s") == 5
 
 
 def test_the_largest_difference_is_relative_to_its_tensor(tmp_path: Path) -> None:
