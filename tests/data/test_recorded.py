@@ -9,7 +9,7 @@ import pytest
 
 from vlmerge_cli.data.recorded import found_again, moved, noted, recorded
 from vlmerge_cli.data.shapes.scenes import Variant
-from vlmerge_cli.data.specs import BUILT_IN, is_built_in, parse
+from vlmerge_cli.data.source_spec import BUILT_IN, is_built_in, parse
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ from vlmerge_cli.data.bad import BadSamples
 from vlmerge_cli.data.loader import Loader
 from vlmerge_cli.data.prepare import Form
 from vlmerge_cli.data.shapes.options import ShapesOptions
+from vlmerge_cli.data.source_spec import Spec, parse
 from vlmerge_cli.data.sources import open_data
-from vlmerge_cli.data.specs import Spec, parse
 from vlmerge_cli.data.tokenizer import load
 from vlmerge_cli.errors import DataError, UsageError
 

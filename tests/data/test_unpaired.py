@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vlmerge_cli.data.synthetic import SyntheticImage
+from vlmerge_cli.data.noise_images import SyntheticImage
 from vlmerge_cli.data.unpaired import images_in, lines_of, unpaired
 from vlmerge_cli.errors import DataError
 

@@ -15,7 +15,7 @@ from vlmerge_cli.distances import gate, measure, scan
 from vlmerge_cli.engine.arrays import NumpyArrays
 from vlmerge_cli.errors import MergeError, UsageError
 from vlmerge_cli.layouts.survey import detect
-from vlmerge_cli.metrics import select
+from vlmerge_cli.metrics import threshold
 
 DEVICES = [
     "cpu",
@@ -43,7 +43,7 @@ def plain(x: np.ndarray, y: np.ndarray, tx: float, ty: float) -> dict[str, float
     return {"l2": float(np.linalg.norm(x - y)), "cosine": cosine, "ssd": ssd(x, y), "tssd": tssd}
 
 
-def threshold(x: np.ndarray, truncate: float) -> float:
+def kth_smallest(x: np.ndarray, truncate: float) -> float:
     k = int(truncate * len(x))
     return float(np.partition(np.abs(x.astype(np.float64)), k - 1)[k - 1]) if k else -1.0
 
@@ -71,7 +71,7 @@ def expected(
     **part: Any,
 ) -> dict[str, float]:
     linear = [name for name, shape in slot_shapes(1, 1).items() if len(shape) == 2] if weights_only else None
-    limits = [threshold(x, truncate) for x in concatenated(tensors, pair, linear)]
+    limits = [kth_smallest(x, truncate) for x in concatenated(tensors, pair, linear)]
     return plain(*concatenated(tensors, pair, part.get("names", linear), part.get("layers")), *limits)
 
 
@@ -112,7 +112,7 @@ CONTENTS = {
 @pytest.mark.parametrize("bits", [1, 4, 18])
 @pytest.mark.parametrize("content", CONTENTS)
 def test_the_whole_equals_numpy(content: str, bits: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(select, "PART_BITS", bits)
+    monkeypatch.setattr(threshold, "PART_BITS", bits)
     path = save(tmp_path / "c.safetensors", CONTENTS[content])
     close(measured(path).whole, expected(CONTENTS[content]))
 
@@ -126,8 +126,8 @@ def test_a_sample_does_not_change_the_result(
     lump = experts_only(lambda rng, shape, key: rng.standard_normal(shape) * (".1.mlp.v.fc1.b" in key or 1e-9))
     tensors = CONTENTS.get(content, lump)
     monkeypatch.setattr(scan, "CHUNK", 50)
-    monkeypatch.setattr(select, "PART_BITS", bits)
-    monkeypatch.setattr(select, "SAMPLE", 300)
+    monkeypatch.setattr(threshold, "PART_BITS", bits)
+    monkeypatch.setattr(threshold, "SAMPLE", 300)
     path = save(tmp_path / "c.safetensors", tensors)
     for truncate in (0.01, 0.5, 0.97):
         close(measured(path, truncate=truncate).whole, expected(tensors, truncate=truncate))
@@ -138,7 +138,7 @@ def test_a_sample_does_not_change_the_result(
 def test_passes(dtype: str, sampled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two over the bytes, beside what the sample reads; one more for 32 bits without a sample."""
     monkeypatch.setattr(scan, "CHUNK", 1 << 12)
-    monkeypatch.setattr(select, "SAMPLE", 10_000 if sampled else 1 << 20)
+    monkeypatch.setattr(threshold, "SAMPLE", 10_000 if sampled else 1 << 20)
     tensors = {
         key: value.astype(NUMPY[dtype]) for key, value in tiny(width=100, hidden=200).items() if value.dtype.kind == "f"
     }
@@ -173,7 +173,7 @@ def test_float64_weights_of_any_size(tmp_path: Path) -> None:
 def test_float_types_and_mixtures(
     dtypes: tuple[str, ...], bits: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(select, "PART_BITS", bits)
+    monkeypatch.setattr(threshold, "PART_BITS", bits)
     tensors = {
         key: value.astype(NUMPY[dtypes[place % len(dtypes)]]) if value.dtype.kind == "f" else value
         for place, (key, value) in enumerate(tiny(dtype=np.float64).items())
@@ -227,7 +227,7 @@ def test_rows(pair: tuple[str, str], by: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sample", [300, 1 << 20])
 def test_threads_chunks_and_shards_do_not_matter(sample: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(select, "SAMPLE", sample)
+    monkeypatch.setattr(threshold, "SAMPLE", sample)
     path = save(tmp_path / "c.safetensors", tiny())
     for chunk in (scan.CHUNK, 7):
         monkeypatch.setattr(scan, "CHUNK", chunk)
@@ -250,7 +250,7 @@ def test_integers_are_left_out(tmp_path: Path) -> None:
 def test_what_is_not_finite_is_an_error(
     value: float, sample: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(select, "SAMPLE", sample)
+    monkeypatch.setattr(threshold, "SAMPLE", sample)
     tensors = tiny()
     tensors[expert_key(2, "norm1.bias", "v")][1] = value
     with pytest.raises(MergeError, match=r"blocks\.2\.norm1\.v\.bias"):
@@ -307,8 +307,8 @@ def test_torch_equals_numpy(device: str, dtype: str, tmp_path: Path, monkeypatch
     wanted = measured(path)
     for bits, sample, chunk in ((18, 1, 50), (4, 300, 50), (18, 300, 1 << 20)):
         monkeypatch.setattr(scan, "GPU_CHUNK", chunk)
-        monkeypatch.setattr(select, "PART_BITS", bits)
-        monkeypatch.setattr(select, "SAMPLE", sample)
+        monkeypatch.setattr(threshold, "PART_BITS", bits)
+        monkeypatch.setattr(threshold, "SAMPLE", sample)
         found = on_torch(device, path, monkeypatch)
         assert [row.at for row in found.rows] == [row.at for row in wanted.rows]
         for one, two in zip((found.whole, *found.rows), (wanted.whole, *wanted.rows), strict=True):

@@ -204,9 +204,9 @@ from vlmerge_cli.layouts.survey import detect
 from vlmerge_cli.engine import forks
 from vlmerge_cli.distances import measure
 from vlmerge_cli.distances import scan
-from vlmerge_cli.metrics import select
+from vlmerge_cli.metrics import threshold
 
-scan.PIECE, scan.CHUNK, scan.SAMPLED, select.SAMPLE, select.PART_BITS = 1000, 300, 500, 5000, int(sys.argv[2])
+scan.PIECE, scan.CHUNK, scan.SAMPLED, threshold.SAMPLE, threshold.PART_BITS = 1000, 300, 500, 5000, int(sys.argv[2])
 calls, real = [], forks.run
 forks.run = lambda *given: (calls.append(given[2]), real(*given))[1]
 with open_checkpoint(sys.argv[1]) as opened:

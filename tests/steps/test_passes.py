@@ -7,7 +7,7 @@ import torch
 from tests.model.conftest import build, micro
 from tests.tasks.helpers import HEADS, batch, model, passes
 from vlmerge_cli.data.batch import Batch
-from vlmerge_cli.steps.noise import Noise
+from vlmerge_cli.steps.keyed_random import Noise
 from vlmerge_cli.steps.passes import Passes
 from vlmerge_cli.tasks.itc import itc
 from vlmerge_cli.tasks.itm import Negatives, itm

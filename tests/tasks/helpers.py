@@ -12,7 +12,7 @@ from vlmerge_cli.data.batch import Batch
 from vlmerge_cli.data.order import Place
 from vlmerge_cli.data.prepare import Prepare, finished
 from vlmerge_cli.steps.evaluation import Evaluation
-from vlmerge_cli.steps.noise import Noise
+from vlmerge_cli.steps.keyed_random import Noise
 from vlmerge_cli.steps.passes import Passes
 from vlmerge_cli.weights.vlmodel import VLModel
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tests.model.conftest import build, micro
 from vlmerge_cli.data.batch import Batch
-from vlmerge_cli.steps.noise import Noise
+from vlmerge_cli.steps.keyed_random import Noise
 from vlmerge_cli.steps.passes import Passes
 from vlmerge_cli.tasks.task import Task, task
 from vlmerge_cli.training.reach import freeze_unreached

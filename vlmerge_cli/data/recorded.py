@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vlmerge_cli.data.specs import Spec, parse
+from vlmerge_cli.data.source_spec import Spec, parse
 
 FAR = 4  # folders above a checkpoint in which its data is looked for
 

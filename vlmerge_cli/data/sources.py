@@ -17,7 +17,7 @@ from vlmerge_cli.data.readers import has_split, open_reader
 from vlmerge_cli.data.samples import Kind, Reader, Sample
 from vlmerge_cli.data.shapes.cached import folder
 from vlmerge_cli.data.shapes.options import PART_OF, ShapesOptions
-from vlmerge_cli.data.specs import Spec, parse
+from vlmerge_cli.data.source_spec import Spec, parse
 from vlmerge_cli.errors import UsageError
 
 

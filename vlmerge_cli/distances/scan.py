@@ -18,11 +18,11 @@ from vlmerge_cli.engine import pool
 from vlmerge_cli.engine.backend import make_arrays
 from vlmerge_cli.errors import MergeError
 from vlmerge_cli.layouts.layout import Slot
-from vlmerge_cli.metrics import select
-from vlmerge_cli.metrics.chunk import Chunk
+from vlmerge_cli.metrics import threshold
+from vlmerge_cli.metrics.numpy_sums import NumpySums
 from vlmerge_cli.metrics.pairwise import Pairwise
-from vlmerge_cli.metrics.select import Bracket, Codes, Coding, Counts
 from vlmerge_cli.metrics.sign import Sign
+from vlmerge_cli.metrics.threshold import Bracket, Codes, Coding, Counts
 
 #: Of x and of y.
 Brackets = tuple[Bracket, Bracket]
@@ -124,17 +124,17 @@ class _Stream:
     @property
     def sampled(self) -> float:
         """The share of entries that the sample takes; 0 where none is worth it."""
-        if self.num_elements <= select.SAMPLE:
+        if self.num_elements <= threshold.SAMPLE:
             return 0.0
-        return min(select.SAMPLE / self.num_elements, MOST_READ / STRIDE)
+        return min(threshold.SAMPLE / self.num_elements, MOST_READ / STRIDE)
 
-    def make_chunk(self) -> Any:
+    def make_arithmetic(self) -> Any:
         """The arithmetic of the device."""
         if self.device == "cpu":
-            return Chunk(CHUNK, self.coding.wide)
-        from vlmerge_cli.metrics.torchchunk import TorchChunk
+            return NumpySums(CHUNK, self.coding.wide)
+        from vlmerge_cli.metrics.torch_sums import TorchSums
 
-        return TorchChunk()
+        return TorchSums()
 
     def chunks(self, piece: Piece, load: Load) -> Iterator[tuple[Any, Any]]:
         """Its pairs, as many at once as the device computes with."""
@@ -176,11 +176,11 @@ def _guessed(stream: _Stream, truncate: float) -> Brackets:
     num_elements, ratio = stream.num_elements, stream.sampled
     k = int(truncate * num_elements)
     if not ratio:
-        return select.anywhere(k, stream.coding), select.anywhere(k, stream.coding)
+        return threshold.anywhere(k, stream.coding), threshold.anywhere(k, stream.coding)
     every = max(SAMPLED, num_elements // NUM_SAMPLED)
     taken = stream.run(lambda: partial(_sample, stream.coding, ratio, every), share=STRIDE * ratio, on_cpu=True)
     sample = (pair for piece in taken for pair in piece)
-    x, y = (select.guess(k, num_elements, stream.coding, side) for side in zip(*sample, strict=True))
+    x, y = (threshold.guess(k, num_elements, stream.coding, side) for side in zip(*sample, strict=True))
     return x, y
 
 
@@ -202,15 +202,15 @@ class _CountingPass:
 
     def __init__(self, stream: _Stream, brackets: Brackets, with_sums: bool = False) -> None:
         self._stream, self._brackets, self._with_sums = stream, brackets, with_sums
-        self._chunk, self._counts = stream.make_chunk(), (Counts(), Counts())
+        self._arithmetic, self._counts = stream.make_arithmetic(), (Counts(), Counts())
 
     def __call__(self, piece: Piece, load: Load) -> tuple[Sums, tuple[Counts, Counts]]:
         sums = Sums()
         for pair in self._stream.chunks(piece, load):
             if self._with_sums:
-                sums += Sums(*self._chunk.sums(*pair))
+                sums += Sums(*self._arithmetic.sums(*pair))
             for bracket, values, counts in zip(self._brackets, pair, self._counts, strict=True):
-                counts.add(bracket, *self._chunk.count(values, bracket))
+                counts.add(bracket, *self._arithmetic.count(values, bracket))
         return sums, self._counts
 
 
@@ -218,12 +218,12 @@ class _LastPass:
     """TSSD's sums of a piece, once both thresholds are known."""
 
     def __init__(self, stream: _Stream, brackets: Brackets) -> None:
-        self._stream, self._chunk = stream, stream.make_chunk()
+        self._stream, self._arithmetic = stream, stream.make_arithmetic()
         self._limits = [bracket.threshold for bracket in brackets]
 
     def __call__(self, piece: Piece, load: Load) -> Sign:
         chunks = self._stream.chunks(piece, load)
-        return sum((self._chunk.truncated(*pair, *self._limits) for pair in chunks), Sign())
+        return sum((self._arithmetic.truncated(*pair, *self._limits) for pair in chunks), Sign())
 
 
 def _narrowed(brackets: Brackets, found: list[tuple[Sums, tuple[Counts, Counts]]]) -> Brackets:

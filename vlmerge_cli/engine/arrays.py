@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from vlmerge_cli.checkpoint.dtypes import DTYPES, num_bytes
-from vlmerge_cli.checkpoint.named import NamedTensors
+from vlmerge_cli.checkpoint.named_tensors import NamedTensors
 from vlmerge_cli.engine.chunks import CHUNK_ELEMENTS
 
 NumpyArray = np.ndarray[Any, Any]

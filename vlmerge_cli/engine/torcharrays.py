@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vlmerge_cli.checkpoint.dtypes import num_bytes
-from vlmerge_cli.checkpoint.named import NamedTensors
+from vlmerge_cli.checkpoint.named_tensors import NamedTensors
 from vlmerge_cli.engine.arrays import NumpyArray
 
 TYPES = {

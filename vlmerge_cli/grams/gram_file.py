@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmerge_cli.checkpoint.header import Spec
-from vlmerge_cli.checkpoint.named import NamedTensors
+from vlmerge_cli.checkpoint.named_tensors import NamedTensors
 from vlmerge_cli.checkpoint.reader import Checkpoint, open_checkpoint
 from vlmerge_cli.checkpoint.writer import Target, create
 from vlmerge_cli.data.recorded import found_again

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from vlmerge_cli import devices
-from vlmerge_cli.checkpoint.named import Sink
+from vlmerge_cli.checkpoint.named_tensors import Sink
 from vlmerge_cli.engine import pool
 from vlmerge_cli.engine.chunks import CHUNK_ELEMENTS
 from vlmerge_cli.merging.job import Job, Piece, copy_piece, input_bytes, is_copy, pieces_of

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from vlmerge_cli.checkpoint.dtypes import num_bytes
-from vlmerge_cli.checkpoint.named import Sink
+from vlmerge_cli.checkpoint.named_tensors import Sink
 from vlmerge_cli.engine import pool
 from vlmerge_cli.engine.arrays import NumpyArray, NumpyArrays, is_finite
 from vlmerge_cli.engine.torcharrays import Extent, Streams, TorchArrays, load_linalg

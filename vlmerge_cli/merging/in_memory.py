@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from vlmerge_cli import devices
 from vlmerge_cli.checkpoint.dtypes import DTYPES
 from vlmerge_cli.checkpoint.header import Spec
-from vlmerge_cli.checkpoint.named import InMemory
+from vlmerge_cli.checkpoint.named_tensors import InMemory
 from vlmerge_cli.errors import UsageError
 from vlmerge_cli.layouts.layout import Layout
 from vlmerge_cli.layouts.survey import find

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vlmerge_cli.checkpoint.dtypes import num_bytes
-from vlmerge_cli.checkpoint.named import NamedTensors, Sink
+from vlmerge_cli.checkpoint.named_tensors import NamedTensors, Sink
 from vlmerge_cli.engine.chunks import COPY_BYTES
 from vlmerge_cli.merging.plan import Copy, Drop, Merge, Plan, Same, Step, sources_of
 

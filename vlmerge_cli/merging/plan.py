@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from vlmerge_cli.checkpoint.dtypes import DTYPES, FLOATS, is_float
 from vlmerge_cli.checkpoint.header import Spec, Tensor
-from vlmerge_cli.checkpoint.named import NamedTensors
+from vlmerge_cli.checkpoint.named_tensors import NamedTensors
 from vlmerge_cli.errors import PlanError, UsageError, joined, nearest
 from vlmerge_cli.grams.gram_file import sibling_grams, token_counts
 from vlmerge_cli.layouts.layout import Slot

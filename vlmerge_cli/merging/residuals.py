@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from vlmerge_cli.checkpoint.named import NamedTensors
+from vlmerge_cli.checkpoint.named_tensors import NamedTensors
 from vlmerge_cli.engine import pool
 from vlmerge_cli.engine.arrays import NumpyArrays
 from vlmerge_cli.layouts.layout import Slot

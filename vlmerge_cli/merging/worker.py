@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from vlmerge_cli.checkpoint.dtypes import DTYPES, num_bytes
-from vlmerge_cli.checkpoint.named import NamedTensors, Sink
+from vlmerge_cli.checkpoint.named_tensors import NamedTensors, Sink
 from vlmerge_cli.engine.arrays import Arrays, count_non_finite, is_finite
 from vlmerge_cli.engine.chunks import COPY_BYTES
 from vlmerge_cli.errors import MergeError

@@ -16,7 +16,7 @@ from torch import Tensor
 from vlmerge_cli.data.batch import Batch
 from vlmerge_cli.model.hidden import Joint, State
 from vlmerge_cli.steps.across_ranks import Gradients, gather, gather_state
-from vlmerge_cli.steps.noise import Noise
+from vlmerge_cli.steps.keyed_random import Noise
 from vlmerge_cli.weights.vlmodel import VLModel
 
 

@@ -15,13 +15,13 @@ from vlmerge_cli.data.bad import BadSamples
 from vlmerge_cli.data.batch import Batch
 from vlmerge_cli.data.draws import generator
 from vlmerge_cli.data.loader import Loader
+from vlmerge_cli.data.noise_images import SyntheticImage
 from vlmerge_cli.data.prepare import Form
 from vlmerge_cli.data.sources import DataSet, open_data
-from vlmerge_cli.data.synthetic import SyntheticImage
 from vlmerge_cli.data.tokenizer import Tokenizer
 from vlmerge_cli.data.unpaired import images_in, lines_of, unpaired
 from vlmerge_cli.errors import UsageError
-from vlmerge_cli.steps.writing import random_texts, write_texts
+from vlmerge_cli.steps.generated_texts import random_texts, write_texts
 from vlmerge_cli.training.distill_config import DistillConfig
 from vlmerge_cli.training.pretrain_config import AUGMENTS
 from vlmerge_cli.weights.vlmodel import VLModel

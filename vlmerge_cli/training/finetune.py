@@ -22,7 +22,7 @@ from vlmerge_cli.data.tokenizer import load as load_tokenizer
 from vlmerge_cli.model import heads
 from vlmerge_cli.steps.across_ranks import Gradients
 from vlmerge_cli.steps.evaluation import Look
-from vlmerge_cli.steps.noise import Noise
+from vlmerge_cli.steps.keyed_random import Noise
 from vlmerge_cli.steps.passes import Passes
 from vlmerge_cli.tasks.task import Task, task
 from vlmerge_cli.training.finetune_config import FinetuneConfig

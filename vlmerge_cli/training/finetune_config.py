@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from vlmerge_cli.data.specs import is_built_in
+from vlmerge_cli.data.source_spec import is_built_in
 from vlmerge_cli.errors import UsageError
 from vlmerge_cli.model.config import preset
 from vlmerge_cli.tasks import TASKS

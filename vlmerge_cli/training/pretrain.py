@@ -24,7 +24,7 @@ from vlmerge_cli.data.tokenizer import Tokenizer
 from vlmerge_cli.data.tokenizer import load as load_tokenizer
 from vlmerge_cli.data.transforms import NONE
 from vlmerge_cli.model.config import ModelConfig
-from vlmerge_cli.steps.noise import Noise
+from vlmerge_cli.steps.keyed_random import Noise
 from vlmerge_cli.steps.passes import Outcome, Passes
 from vlmerge_cli.tasks.itc import itc
 from vlmerge_cli.tasks.itm import Negatives, itm

@@ -14,8 +14,8 @@ from vlmerge_cli.data.bad import BadSamples
 from vlmerge_cli.data.images import Check
 from vlmerge_cli.data.prepare import Form
 from vlmerge_cli.data.shapes.options import ShapesOptions
+from vlmerge_cli.data.source_spec import parse
 from vlmerge_cli.data.sources import DataSet, open_data
-from vlmerge_cli.data.specs import parse
 from vlmerge_cli.data.tokenizer import Tokenizer
 from vlmerge_cli.steps.evaluation import Evaluation, Scores
 from vlmerge_cli.tasks.task import Measure, measure

@@ -11,7 +11,7 @@ from typing import Any
 from vlmerge_cli import console
 from vlmerge_cli.data import recorded
 from vlmerge_cli.data.answers import AnswerVocabulary
-from vlmerge_cli.data.specs import is_built_in
+from vlmerge_cli.data.source_spec import is_built_in
 from vlmerge_cli.data.tokenizer import Tokenizer
 from vlmerge_cli.model.config import ModelConfig
 from vlmerge_cli.weights import vocabulary

@@ -5,20 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vlmerge_cli.metrics.chunk import Counted
+from vlmerge_cli.metrics.numpy_sums import Counted
 from vlmerge_cli.metrics.pairwise import SAFE, Pairwise
-from vlmerge_cli.metrics.select import Bracket
 from vlmerge_cli.metrics.sign import Sign, dissimilarities
+from vlmerge_cli.metrics.threshold import Bracket
 
 
-class TorchChunk:
-    """What ``Chunk`` is on the CPU; the magnitudes inside a bracket come back as a numpy vector.
+class TorchSums:
+    """What ``NumpySums`` is on the CPU; the magnitudes inside a bracket come back as a numpy vector.
 
     The host waits for the sums of a chunk together.
     """
 
     def sums(self, x: Tensor, y: Tensor) -> tuple[Pairwise, Sign]:
-        """As of ``Chunk``."""
+        """As of ``NumpySums``."""
         x64, y64 = x.double(), y.double()
         difference = x64 - y64
         pairs = ((difference, difference), (x64, x64), (y64, y64), (x64, y64))
@@ -31,7 +31,7 @@ class TorchChunk:
         return pairwise, Sign(total, x.numel())
 
     def count(self, x: Tensor, bracket: Bracket) -> Counted:
-        """As of ``Chunk``."""
+        """As of ``NumpySums``."""
         low, high = bracket.bounds
         magnitudes = x.abs()
         above, beyond = magnitudes > low, magnitudes > high
@@ -40,7 +40,7 @@ class TorchChunk:
         return x.numel() - num_above, num_above - num_beyond, inside.cpu().numpy()
 
     def truncated(self, x: Tensor, y: Tensor, x_limit: float, y_limit: float) -> Sign:
-        """As of ``Chunk``."""
+        """As of ``NumpySums``."""
         keep_x, keep_y = x.abs() > x_limit, y.abs() > y_limit
         terms = torch.where(keep_x & keep_y, dissimilarities(x.double(), y.double(), torch), 0.0)
         total, count = torch.stack([terms.sum(), (keep_x | keep_y).sum().double()]).tolist()  # counts are exact

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from vlmerge_cli.metrics.chunk import Chunk
+from vlmerge_cli.metrics.numpy_sums import NumpySums
 from vlmerge_cli.metrics.pairwise import Pairwise
-from vlmerge_cli.metrics.select import Bracket, Coding
 from vlmerge_cli.metrics.sign import Sign, soft_sign, truncated
-from vlmerge_cli.metrics.torchchunk import TorchChunk
+from vlmerge_cli.metrics.threshold import Bracket, Coding
+from vlmerge_cli.metrics.torch_sums import TorchSums
 
 SIZE = 20_000
 
@@ -43,22 +43,22 @@ def bracket(coding: Coding, low: float, high: float) -> Bracket:
 
 
 class OnTorch:
-    """TorchChunk, from numpy vectors."""
+    """TorchSums, from numpy vectors."""
 
     def __init__(self, size: int, wide: str) -> None:
-        self._chunk = TorchChunk()
+        self._sums = TorchSums()
 
     def sums(self, x: np.ndarray, y: np.ndarray) -> Any:
-        return self._chunk.sums(torch.tensor(x), torch.tensor(y))
+        return self._sums.sums(torch.tensor(x), torch.tensor(y))
 
     def count(self, x: np.ndarray, bracket: Bracket) -> Any:
-        return self._chunk.count(torch.tensor(x), bracket)
+        return self._sums.count(torch.tensor(x), bracket)
 
     def truncated(self, x: np.ndarray, y: np.ndarray, *limits: float) -> Any:
-        return self._chunk.truncated(torch.tensor(x), torch.tensor(y), *limits)
+        return self._sums.truncated(torch.tensor(x), torch.tensor(y), *limits)
 
 
-ENGINES = [Chunk, OnTorch]
+ENGINES = [NumpySums, OnTorch]
 KINDS = ["normal", "zeros and ties", "equal", "opposite", "subnormal", "all scales", "largest", "none"]
 
 
@@ -108,7 +108,7 @@ def test_an_exact_bracket_needs_no_members(engine: Any) -> None:
 
 def test_buffers_hold_nothing_over_and_inputs_stay() -> None:
     one = bracket(Coding.of({"F32"}), 0.3, 0.9)
-    chunk, results = Chunk(SIZE, "float32"), []
+    chunk, results = NumpySums(SIZE, "float32"), []
     for kind in ("normal", "largest", "equal", "none", "normal"):
         x, y = vectors(kind, "float32")
         x.setflags(write=False)

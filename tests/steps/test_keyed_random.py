@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from vlmerge_cli.steps.noise import Noise
+from vlmerge_cli.steps.keyed_random import Noise
 
 
 def test_a_sample_draws_the_same_in_any_batch() -> None:

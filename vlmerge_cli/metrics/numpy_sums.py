@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 
 from vlmerge_cli.metrics.pairwise import Pairwise
-from vlmerge_cli.metrics.select import Bracket
 from vlmerge_cli.metrics.sign import Sign, dissimilarities
+from vlmerge_cli.metrics.threshold import Bracket
 
 Vector = np.ndarray[Any, Any]
 #: How many magnitudes lie up to a bracket and inside it, and those inside, where it is not exact.
 Counted = tuple[int, int, Vector]
 
 
-class Chunk:
+class NumpySums:
     """Takes one chunk after another, of ``size`` pairs at most; used by one thread.
 
     x and y are vectors of one length and of the ``wide`` type, and are left as they are.

@@ -6,7 +6,7 @@ import torch
 
 from tests.model.conftest import build, micro
 from vlmerge_cli.data import tokenizer
-from vlmerge_cli.steps.writing import blank_texts, random_texts, write_texts
+from vlmerge_cli.steps.generated_texts import blank_texts, random_texts, write_texts
 
 LENGTH = 6
 TOKENS = tokenizer.load("bundled", LENGTH)

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vlmerge_cli.metrics import select
-from vlmerge_cli.metrics.select import Bracket, Coding, Counts
+from vlmerge_cli.metrics import threshold
+from vlmerge_cli.metrics.threshold import Bracket, Coding, Counts
 
 
 def inside(x: np.ndarray, bracket: Bracket) -> np.ndarray:
@@ -63,7 +63,7 @@ RATIOS = [0, 0.001, 0.3, 0.5, 1]
 def test_the_threshold_is_the_sorted_one(kind: str, wide: str, ratio: float) -> None:
     x = vectors(kind, wide)
     k = int(ratio * len(x))
-    found, passes = exact(x, select.anywhere(k, Coding.of({"F64" if wide == "float64" else "F32"})))
+    found, passes = exact(x, threshold.anywhere(k, Coding.of({"F64" if wide == "float64" else "F32"})))
     assert found == plain(x, k)
     assert passes <= (5 if wide == "float64" else 3)
 
@@ -81,14 +81,14 @@ def test_a_sample_only_saves_passes(kind: str, ratio: float) -> None:
     coding = Coding.of({"F32"})
     x = vectors(kind, "float32", n=400_000)
     k = int(ratio * len(x))
-    guessed = select.guess(k, len(x), coding, halves(x, coding, 13))
+    guessed = threshold.guess(k, len(x), coding, halves(x, coding, 13))
     found, passes = exact(x, guessed)
     assert found == plain(x, k)
     assert passes <= 3
     if kind == "normal":
         assert len(inside(x, guessed)) < 15_000
     if kind == "normal" and ratio == 0.5:
-        assert exact(x, select.guess(k, len(x), coding, halves(x, coding, 1)))[1] == 2
+        assert exact(x, threshold.guess(k, len(x), coding, halves(x, coding, 1)))[1] == 2
 
 
 @pytest.mark.parametrize("sampled", [0.0, 1e-30, 0.3, 1e30, np.inf, np.nan])
@@ -98,7 +98,7 @@ def test_a_sample_that_misleads_costs_passes_alone(kind: str, sampled: float) ->
     x = vectors(kind, "float32")
     wrong = coding.codes(np.full(50, sampled, np.float32))
     for k in (1, len(x) // 2, len(x)):
-        guessed = select.guess(k, len(x), coding, [(wrong, wrong)])
+        guessed = threshold.guess(k, len(x), coding, [(wrong, wrong)])
         found, passes = exact(x, guessed)
         assert found == plain(x, k)
         assert passes <= 4
@@ -111,7 +111,7 @@ def test_the_margin_grows_with_what_the_sample_leaves_open() -> None:
     x = rng.standard_normal(400_000).astype(np.float32)
     rows = (x.reshape(-1, 500) * rng.uniform(0.2, 5, (800, 1))).astype(np.float32).reshape(-1)
     k = len(x) // 2
-    mixed, apart = (select.guess(k, len(x), coding, halves(v, coding, 13)) for v in (rng.permutation(rows), rows))
+    mixed, apart = (threshold.guess(k, len(x), coding, halves(v, coding, 13)) for v in (rng.permutation(rows), rows))
     assert len(inside(rows, apart)) > 2 * len(inside(rows, mixed))
     for bracket in (mixed, apart):
         assert bracket.bounds[0] < plain(rows, k) <= bracket.bounds[1]
@@ -122,7 +122,7 @@ def test_how_often_a_guess_misses() -> None:
     coding = Coding.of({"F32"})
     for seed in range(300):
         x = np.random.default_rng(seed).standard_normal(20_000).astype(np.float32)
-        guessed = select.guess(10_000, len(x), coding, halves(x, coding, 3))
+        guessed = threshold.guess(10_000, len(x), coding, halves(x, coding, 3))
         assert guessed.bounds[0] < plain(x, 10_000) <= guessed.bounds[1]
         assert len(inside(x, guessed)) < 3000
 
@@ -136,7 +136,7 @@ def test_narrow_types_and_mixtures(names: str) -> None:
     wide = "float64" if "F64" in dtypes else "float32"
     scale = 10.0 ** rng.integers(-8, 4, 999)  # float16's subnormals among them
     x = np.concatenate([(rng.standard_normal(999) * scale).astype(NUMPY[n]).astype(wide) for n in sorted(dtypes)])
-    found, passes = exact(x, select.anywhere(len(x) // 2, Coding.of(dtypes)))
+    found, passes = exact(x, threshold.anywhere(len(x) // 2, Coding.of(dtypes)))
     assert found == plain(x, len(x) // 2)
     if dtypes <= {"F16", "BF16"}:
         assert passes == 2, "one to count, one to use the threshold"
@@ -155,7 +155,7 @@ def test_codes_sort_as_magnitudes_do() -> None:
 
 
 def test_k_0_leaves_every_magnitude_above_0() -> None:
-    for bracket in (select.anywhere(0, Coding.of({"F32"})), select.guess(0, 9, Coding.of({"F32"}), [])):
+    for bracket in (threshold.anywhere(0, Coding.of({"F32"})), threshold.guess(0, 9, Coding.of({"F32"}), [])):
         assert bracket.is_exact
         assert bracket.narrowed(Counts()) == bracket
         assert bracket.threshold == 0
