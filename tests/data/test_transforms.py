@@ -111,6 +111,14 @@ def test_normalised():
     assert got.tolist() == pytest.approx([-1.0, (0.2 - 0.5) / 0.5, 1.0], abs=1e-6)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_pixels_on_a_gpu_equal_the_cpus():
+    """To the last bit: CUDA would multiply by 1 / 127.5 where it is asked to divide by a number."""
+    pixels = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(normalised(pixels.cuda()).cpu(), normalised(pixels))
+
+
 @pytest.mark.parametrize(
     "wrong", [{"crop_scale": (0.0, 1.0)}, {"flip": 1.5}, {"magnitude": 11}, {"crop_aspect": (2, 1)}]
 )

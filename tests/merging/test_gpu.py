@@ -27,6 +27,7 @@ from vlmerge_cli.merging.job import Job, Piece
 from vlmerge_cli.merging.plan import Request, make_plan
 from vlmerge_cli.merging.worker import Worker
 from vlmerge_cli.methods import METHODS
+from vlmerge_cli.methods.linalg import unpack
 from vlmerge_cli.methods.method import make, method_class
 
 NEEDS_GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -309,6 +310,19 @@ def test_alpha_auto_on_a_gpu(wide: Path) -> None:
     found = [ok("merge", wide, "--alpha", "auto", "--device", d, "--force", "--json").document for d in ("cpu", "cuda")]
     alphas = [document["learnt"]["alphas"] for document in found]
     assert alphas[0] == pytest.approx(alphas[1], abs=1e-6)
+
+
+@on_gpu(pytest.mark.parametrize("width", [768, 3072]))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_sums_on_a_gpu_are_as_exact_as_they_say(dtype: torch.dtype, width: int) -> None:
+    rows = torch.randn(6000, width, generator=torch.Generator().manual_seed(0)).to(dtype)
+    truth = (rows.double().T @ rows.double()).numpy()
+    for precision, bound in (("float64", 1e-14), ("float32", 2e-7)):
+        sums = TorchSums({"x": width}, torch.device("cuda"), precision)
+        sums.add("x", rows.cuda())
+        sums.flush()
+        found = unpack(sums.triangle("x"))
+        assert np.linalg.norm(found - truth) < bound * np.linalg.norm(truth)
 
 
 @on_gpu(pytest.mark.parametrize("width", [768, 3072]))
