@@ -30,13 +30,7 @@ def command(
 
     written = build.write(build.load(run), out or run / "report")
     if json:
-        rows = [
-            {"claim": v.claim, "source": v.source, "verdict": v.outcome,
-             "numbers": [f"{f.score}: {f.outcome}; {f.numbers}" for f in v.findings]}
-            for v in written.document.verdicts()
-        ]  # fmt: skip
-        files = [str(path) for path in written.files]
-        console.show_json({"page": str(written.page), "files": files, "verdicts": rows})
+        console.show_json(written.to_dict())
     else:
         show_written(written)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from vlmerge_cli import records
 from vlmerge_cli.data.folder import write_whole
@@ -14,6 +14,7 @@ from vlmerge_cli.records import Record
 from vlmerge_cli.reports.document import Document, Section
 from vlmerge_cli.reports.formats import csv, drawing, html, latex, markdown
 from vlmerge_cli.reports.pages import distance, study, sweep, training
+from vlmerge_cli.results import Result
 
 
 class Page(NamedTuple):
@@ -38,13 +39,21 @@ NO_FIGURES = "no figures: matplotlib is not installed; pip install 'vlmerge[plot
 
 
 @dataclass(frozen=True)
-class Written:
+class Written(Result):
     """A report on disk."""
 
     document: Document
     page: Path
     files: tuple[Path, ...]
     has_figures: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """The page, all files, and the verdicts with the numbers behind them."""
+        rows = [
+            {"claim": v.claim, "source": v.source, "verdict": v.outcome, "numbers": [str(f) for f in v.findings]}
+            for v in self.document.verdicts()
+        ]
+        return {"page": str(self.page), "files": [str(path) for path in self.files], "verdicts": rows}
 
 
 def load(folder: Path) -> list[Record]:

@@ -125,6 +125,8 @@ class Figure:
 
 @dataclass(frozen=True)
 class Paragraph:
+    """Plain words."""
+
     text: str
 
 
@@ -152,6 +154,9 @@ class Finding:
     least: float = 0.0
     beside: bool = False
 
+    def __str__(self) -> str:
+        return f"{self.score}: {self.outcome}; {self.numbers}"
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -166,6 +171,8 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Verdicts:
+    """The claims of the paper, each with what became of it; shown as cards or as a list."""
+
     verdicts: tuple[Verdict, ...]
 
 
@@ -174,12 +181,16 @@ Block: TypeAlias = Paragraph | Items | Table | Figure | Verdicts
 
 @dataclass(frozen=True)
 class Section:
+    """A heading and what stands under it."""
+
     title: str
     blocks: tuple[Block, ...]
 
 
 @dataclass(frozen=True)
 class Document:
+    """A whole report: what every format is made from."""
+
     title: str
     subtitle: str
     sections: tuple[Section, ...]

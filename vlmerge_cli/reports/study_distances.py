@@ -21,6 +21,7 @@ class Correlation:
 
 
 def distance(study: Study, metric: str, pick: Pick, where: str = "all") -> Values:
+    """Between v and l of an unmerged model, of all weights or of one layer (``where``)."""
     wanted = {"arch": pick.arch, "width": pick.width or study.width, "pair": "v,l", "where": where}
     return Values(
         {

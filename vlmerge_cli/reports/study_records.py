@@ -83,6 +83,7 @@ class Values:
         return stdev(self.by_seed.values()) if len(self.by_seed) > 1 else None
 
     def number(self, digits: int = 2) -> Number | None:
+        """As a table shows it; None without any."""
         return Number(self.mean, self.spread, digits) if self else None
 
     def within(self, other: Values) -> Values:

@@ -44,6 +44,7 @@ ROWS = {
 
 
 def table_1(study: Study) -> Table:
+    """MAA, MSA and the merging baseline (interpolation at 0.5), all without a seed phase."""
     picks = {"MAA": MAA, "MSA": MSA, "MB": MB}
     rows = [
         (ROWS[name], *_beside(study, pick, FINETUNED, paper.TABLE_1[name]), *_own(study, pick, ZERO))
@@ -54,6 +55,7 @@ def table_1(study: Study) -> Table:
 
 
 def table_2(study: Study, method: str) -> Table:
+    """Table 2a, b or c: one method by its setting (α, λ or γ), after the recipe's seed phase; its settings by rows."""
     letter = {"interpolation": "a", "arithmetic": "b", "regmean": "c"}[method]
     half = study.recipe
     published = paper.TABLE_2[method]
@@ -77,6 +79,7 @@ def table_2(study: Study, method: str) -> Table:
 
 
 def table_3(study: Study) -> Table:
+    """NLVR², Flickr30k, classification and segmentation at the study's main width."""
     scores = (
         (NLVR2, "NLVR²"), (FLICKR_TR, "Flickr30k, TR"), (FLICKR_IR, "Flickr30k, IR"),
         (CLASSIFICATION, "classification"), (SEGMENTATION, "segmentation"),
@@ -86,6 +89,7 @@ def table_3(study: Study) -> Table:
 
 
 def table_4(study: Study) -> Table:
+    """The same four models at the first other width there is."""
     scores = (
         (VQA, "VQA"), (NLVR2, "NLVR²"), (TR, "retrieval, TR"), (IR, "retrieval, IR"),
         (FLICKR_TR, "Flickr30k, TR"), (FLICKR_IR, "Flickr30k, IR"),
@@ -144,6 +148,7 @@ def table_5(study: Study) -> Table:
 
 
 def finetuned_then_merged(study: Study) -> Table:
+    """Not merged, merged before and merged after fine-tuning, by seed phase; only rows that have the last."""
     columns = [Column("seed phase")]
     shown = ((RETRIEVAL, "retrieval", paper.FOOTNOTE_4), (VQA, "VQA", None))
     for _, label, published in shown:

@@ -26,6 +26,7 @@ _STYLE = {
 
 
 def available() -> bool:
+    """Whether matplotlib is installed."""
     try:
         import matplotlib  # noqa: F401
     except ImportError:

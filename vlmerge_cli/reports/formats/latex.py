@@ -35,6 +35,7 @@ _WORDS = {
 
 
 def render(document: Document, with_figures: bool = True) -> str:
+    """The whole file; figures are named as ``figures/NAME.png``, or left out."""
     parts = [rf"\section*{{{escaped(document.title)}}}", escaped(document.subtitle)]
     for section in document.sections:
         parts.append(rf"\subsection*{{{escaped(section.title)}}}")
@@ -59,7 +60,7 @@ def _block(block: Block, with_figures: bool) -> str:
             return _figure(block) if with_figures else ""
         case Verdicts():
             return _list([_verdict(verdict.outcome, verdict.claim, verdict.source,
-                                   [f"{f.score}: {f.outcome}; {f.numbers}" for f in verdict.findings])
+                                   [str(finding) for finding in verdict.findings])
                           for verdict in block.verdicts])  # fmt: skip
 
 

@@ -19,6 +19,7 @@ MISSING = "–"
 
 
 def render(document: Document, with_figures: bool = True) -> str:
+    """The whole file; figures are linked as ``figures/NAME.svg``, or said not to be drawn."""
     parts = [f"# {document.title}", document.subtitle]
     for section in document.sections:
         parts += [f"## {section.title}", *(_block(block, with_figures) for block in section.blocks)]
@@ -70,7 +71,7 @@ def _verdicts(block: Verdicts) -> str:
     lines = []
     for verdict in block.verdicts:
         lines.append(f"- **{verdict.outcome}**: {verdict.claim} ({verdict.source})")
-        lines += [f"  - {f.score}: {f.outcome}; {f.numbers}" for f in verdict.findings]
+        lines += [f"  - {finding}" for finding in verdict.findings]
     return "\n".join(lines)
 
 

@@ -39,6 +39,7 @@ KINDS = ("study", "score")
 
 
 def sections(records: Sequence[Record]) -> list[Section]:
+    """Verdicts, tables and figures by subject, what was run and what is missing; empty parts are left out."""
     study = Study(records)
     found = verdicts(study)
     parts: list[tuple[str, list[Block | None]]] = [
@@ -73,6 +74,7 @@ def subtitle(records: Sequence[Record]) -> str:
 
 
 def facts(study: Study) -> Table | None:
+    """The settings that the study recorded of itself."""
     rows = tuple((str(name).replace("_", " "), _said(value) or None) for name, value in study.info.items())
     columns = (Column("setting"), Column("value"))
     return Table("facts", "Settings of the study", columns, rows) if rows else None

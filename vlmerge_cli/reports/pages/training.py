@@ -23,6 +23,7 @@ def subtitle(records: Sequence[Record]) -> str:
 
 
 def sections(records: Sequence[Record]) -> list[Section]:
+    """Where each score ended and was best, then curves of losses, scores and speed over the steps."""
     curves = {kind: _curves(r for r in records if r.kind == kind) for kind in KINDS}
     names = sorted(dict.fromkeys(name for kind in KINDS for name in curves[kind]), key=lambda name: name != "loss")
     groups = (

@@ -37,6 +37,8 @@ SCORES = (VQA, RETRIEVAL, ZERO_SHOT, MATCHING)
 
 @dataclass(frozen=True)
 class Claim:
+    """What the paper says, where it says it, and what yields the findings about it."""
+
     text: str
     source: str
     findings: Callable[[Study], Findings]
@@ -85,6 +87,7 @@ def interior_alpha_is_best(study: Study) -> Findings:
 
 
 def regmean_is_robust(study: Study) -> Findings:
+    """The best γ's score minus the worst's, per seed, must leave something of CLOSE points."""
     for score in SCORES:
         tried = [study.recipe.merged(at, "regmean") for at in study.tried(score, study.recipe, "regmean")]
         found = [study.values(score, pick) for pick in tried]
@@ -152,6 +155,7 @@ def ours_matches_on_vision(study: Study) -> Findings:
 
 
 def wider_loses_less(study: Study) -> Findings:
+    """The drop at each narrower width minus that at the main one, at every seed phase that both have."""
     for narrow in [width for width in study.widths if width < study.width]:
         for score in SCORES:
             for k in study.k_seeds(width=narrow):
@@ -161,6 +165,7 @@ def wider_loses_less(study: Study) -> Findings:
 
 
 def drop_follows_distance(study: Study) -> Findings:
+    """Pearson's r of drop and distance over the seed phases of each seed is above 0."""
     for score, found in _correlations(study):
         for metric in METRICS:
             if r := found[metric]:

@@ -53,6 +53,7 @@ def gap(score: Score, one: Values, other: Values, names: tuple[str, str], least:
 
 
 def lacking(score: Score, what: str) -> Finding:
+    """A comparison that no record is there for."""
     return Finding(score.label, UNMEASURED, what, beside=not score.finetuned)
 
 
