@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "vlmerge_cli"
 FLOORS = [
     {"errors", "version", "results"},
     {"records", "ranks"},
-    {"devices"},
+    {"devices", "outputs"},
     {"console"},
     {"checkpoint", "layouts"},
     {"methods", "metrics"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -31,8 +32,15 @@ def append(path: Path, record: Record) -> None:
     """Add one row in a single write, so that a killed run loses at most the row it was writing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _drop_torn_line(path)
-    with open(path, "ab", buffering=0) as file:
-        file.write((record.to_json() + "\n").encode())
+    data = (record.to_json() + "\n").encode()
+    try:
+        with open(path, "ab", buffering=0) as file:
+            done = file.write(data)
+            if done < len(data):  # the disk is full: let the system say so
+                file.truncate(file.tell() - done)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror}", fix="free some space, or write elsewhere") from None
 
 
 def read(path: Path, kind: str | None = None) -> Iterator[Record]:

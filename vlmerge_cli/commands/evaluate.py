@@ -59,7 +59,7 @@ def command(
     scores = found.scores
     if predictions is not None:
         from vlmerge_cli import ranks
-        from vlmerge_cli.data.folder import write_whole
+        from vlmerge_cli.outputs.whole import write_whole
 
         if ranks.is_main():
             write_whole(predictions, (json_module.dumps(scores.predictions) + "\n").encode())

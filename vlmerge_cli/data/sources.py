@@ -21,6 +21,11 @@ from vlmerge_cli.data.source_spec import Spec, parse
 from vlmerge_cli.errors import UsageError
 
 
+def paths_of(specs: Sequence[str]) -> list[str]:
+    """The paths that sources name."""
+    return [parse(text).path for text in specs]
+
+
 @dataclass(frozen=True)
 class Source:
     name: str

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmerge_cli.data.bad import Problem
-from vlmerge_cli.data.folder import cache_folder, write_whole
 from vlmerge_cli.data.images import ENDINGS
+from vlmerge_cli.outputs.whole import cache_folder, write_whole
 
 VERSION = 1
 COLUMNS = ("image", "txt", "json", "cls")  # each as offset and size in bytes; a size of -1: there is none

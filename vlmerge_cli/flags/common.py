@@ -65,7 +65,7 @@ def parse_bytes(text: str, flag: str) -> int:
 
 def write_report(found: Sequence[Record], out: Path, keep: bool = False) -> None:
     """The report of ``found`` in ``out``; with ``keep`` also the records, so that it can be made again."""
-    from vlmerge_cli.data.folder import write_whole
+    from vlmerge_cli.outputs.whole import write_whole
     from vlmerge_cli.reports import build
 
     if keep:

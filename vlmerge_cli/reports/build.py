@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vlmerge_cli import records
-from vlmerge_cli.data.folder import write_whole
 from vlmerge_cli.errors import DataError
+from vlmerge_cli.outputs.whole import write_whole
 from vlmerge_cli.records import Record
 from vlmerge_cli.reports.document import Document, Section
 from vlmerge_cli.reports.formats import csv, drawing, html, latex, markdown

@@ -9,16 +9,15 @@ RUN/costs.jsonl                    how long each node took, and on what
 
 from __future__ import annotations
 
-import fcntl
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from vlmerge_cli import console, ranks, records
-from vlmerge_cli.data.folder import write_whole
 from vlmerge_cli.errors import UsageError, VlmergeError
+from vlmerge_cli.outputs import lock
+from vlmerge_cli.outputs.whole import write_whole
 from vlmerge_cli.records import Record
 from vlmerge_cli.study.machine import machine
 from vlmerge_cli.study.nodes import Node, Place
@@ -55,7 +54,7 @@ def run(study: Study, wanted: Sequence[Node], num_workers: int, seconds_of: Call
     A node that fails is reported, those that need it are left out, and the others go on. Raises UsageError for a
     folder that holds a study with other settings, or at which another process works.
     """
-    with _alone(study.folder):
+    with lock.alone(study.folder, shared=True):
         _keep_settings(study)
         waiting = study.missing(wanted)
         failed: dict[str, str] = {}
@@ -158,20 +157,3 @@ def _keep_settings(study: Study) -> None:
     problem = ranks.gather_objects(problem)[0]
     if problem is not None:
         raise problem
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """While the block runs, no other process starts a study in the folder; its own workers share the lock."""
-    if not ranks.is_main():
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            fix = "wait for it, stop it, or name another --out"
-            raise UsageError(f"another process works on the study in {folder}", fix=fix) from None
-        fcntl.flock(lock, fcntl.LOCK_SH)
-        yield

@@ -13,6 +13,7 @@ from vlmerge_cli import console, records
 from vlmerge_cli.errors import UsageError
 from vlmerge_cli.merging import many, merge
 from vlmerge_cli.merging.opening import Prepared, completed, several
+from vlmerge_cli.outputs import lock
 from vlmerge_cli.records import Record
 from vlmerge_cli.study.merged import Merging
 
@@ -64,6 +65,11 @@ def run(merging: Merging, points: Sequence[Mapping[str, Any]], how: Scored, fold
     What ``folder``/sweep.jsonl already has of the same checkpoint, settings and scoring is not done again. A merged
     checkpoint is on disk only until it is scored. All merges are planned before the first is made.
     """
+    with lock.alone(folder):
+        return _run(merging, points, how, folder)
+
+
+def _run(merging: Merging, points: Sequence[Mapping[str, Any]], how: Scored, folder: Path) -> list[Record]:
     file = folder / FILE_NAME
     made = [replace(merging, options=point) for point in points]
     with several(merging.inputs, [one.made() for one in made], merging.request) as ready:

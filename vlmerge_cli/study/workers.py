@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import multiprocessing
 import os
 import signal
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from vlmerge_cli.errors import VlmergeError
+from vlmerge_cli.outputs import lock
 from vlmerge_cli.study.nodes import Node, Place
 from vlmerge_cli.study.settings import StudySettings
 
@@ -128,8 +128,7 @@ def _serve(connection: Connection, do: Do, settings: StudySettings, root: Path) 
     import torch
 
     torch.set_num_threads(1)  # results must not depend on how many work side by side
-    with open(root.parent / ".lock", "w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_SH)
+    with lock.share(root.parent):
         while True:
             try:
                 node, place = connection.recv()

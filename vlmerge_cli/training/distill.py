@@ -18,15 +18,18 @@ from vlmerge_cli import console
 from vlmerge_cli.data.bad import BadSamples
 from vlmerge_cli.data.batch import Batch
 from vlmerge_cli.data.recorded import moved
+from vlmerge_cli.data.sources import paths_of
+from vlmerge_cli.data.tokenizer import Tokenizer
 from vlmerge_cli.errors import UsageError
+from vlmerge_cli.outputs.replacing import inputs_of
 from vlmerge_cli.steps.distillation import Shares, distillation
 from vlmerge_cli.training.distill_config import DistillConfig
-from vlmerge_cli.training.distill_inputs import open_inputs
+from vlmerge_cli.training.distill_inputs import Inputs, open_inputs
 from vlmerge_cli.training.log import Log
 from vlmerge_cli.training.loop import Phase, Trainer, typed
 from vlmerge_cli.training.parallel import parallelize
 from vlmerge_cli.training.reach import freeze_unreached
-from vlmerge_cli.training.run_folder import prepare, save_model
+from vlmerge_cli.training.run_folder import opened, save_model
 from vlmerge_cli.training.start import Start, look
 from vlmerge_cli.training.state import position_of
 from vlmerge_cli.weights.vlmodel import VLModel
@@ -65,13 +68,23 @@ def distill(
     ``make_start`` fills the path it is given with the merged checkpoint to start from; without it that is
     ``config.start``. Raises UsageError, DataError, TrainingError and CheckpointError.
     """
+    config, bad = run.config, BadSamples(run.config.max_bad_ratio)
+    merged = config.start if make_start is None else None
+    sources = inputs_of(config.checkpoint, merged, config.images, config.texts, *paths_of(config.data))
+    with opened(run.folder, CONFIG_NAME, config.to_yaml(), resume, force, sources) as folder:
+        teacher = frozen(VLModel.from_pretrained(config.checkpoint, drop_path=0.0, dropout=0.0), run.device)
+        tokenizer = look(config.checkpoint).load_tokenizer(teacher.config, config.tokenizer)
+        inputs = open_inputs(config, teacher, tokenizer, bad)
+        folder.begin()
+        _train(run, teacher, *_student(run, make_start, teacher), inputs, tokenizer, bad, folder.newest)
+    return run.folder
+
+
+def _train(
+    run: Run, teacher: VLModel, student: VLModel, start: Start, inputs: Inputs, tokenizer: Tokenizer, bad: BadSamples,
+    newest: Path | None,
+) -> None:  # fmt: skip
     config = run.config
-    newest = prepare(run.folder, CONFIG_NAME, config.to_yaml(), resume, force)
-    teacher = frozen(VLModel.from_pretrained(config.checkpoint, drop_path=0.0, dropout=0.0), run.device)
-    student, start = _student(run, make_start, teacher)
-    bad = BadSamples(config.max_bad_ratio)
-    tokenizer = look(config.checkpoint).load_tokenizer(teacher.config, config.tokenizer)
-    inputs = open_inputs(config, teacher, tokenizer, bad)
     step = DistillStep(student, teacher, config.loss.shares()).to(run.device)
     if config.precision == "float64":
         step.double()
@@ -112,7 +125,6 @@ def distill(
     if bad.num_bad:
         console.warn(f"skipped {bad.report()}")
     save_model(student, run.folder, about, tokenizer)
-    return run.folder
 
 
 def frozen(model: VLModel, device: str) -> VLModel:

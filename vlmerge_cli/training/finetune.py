@@ -16,10 +16,11 @@ from vlmerge_cli.data.bad import BadSamples
 from vlmerge_cli.data.batch import Batch
 from vlmerge_cli.data.loader import Loader
 from vlmerge_cli.data.prepare import Form
-from vlmerge_cli.data.sources import DataSet
+from vlmerge_cli.data.sources import DataSet, paths_of
 from vlmerge_cli.data.tokenizer import Tokenizer
 from vlmerge_cli.data.tokenizer import load as load_tokenizer
 from vlmerge_cli.model import heads
+from vlmerge_cli.outputs.replacing import inputs_of
 from vlmerge_cli.steps.across_ranks import Gradients
 from vlmerge_cli.steps.evaluation import Look
 from vlmerge_cli.steps.keyed_random import Noise
@@ -32,7 +33,7 @@ from vlmerge_cli.training.optim import multiplier_of
 from vlmerge_cli.training.parallel import parallelize
 from vlmerge_cli.training.pretrain_config import AUGMENTS, Saving
 from vlmerge_cli.training.reach import freeze_unreached
-from vlmerge_cli.training.run_folder import prepare, save_model
+from vlmerge_cli.training.run_folder import opened, save_model
 from vlmerge_cli.training.scoring import Question, evaluation_of, first, open_split
 from vlmerge_cli.training.start import Start, look
 from vlmerge_cli.training.state import position_of
@@ -77,11 +78,19 @@ def finetune(
     that is ``config.checkpoint``. Raises UsageError for a folder that holds another run, and what reading the
     checkpoint and the data raises.
     """
-    config, chosen = run.config, task(run.config.task)
-    newest = prepare(run.folder, CONFIG_NAME, config.to_yaml(), resume, force)
-    start = look(_starting_point(run, make_start), config.changes)
-    bad = BadSamples(config.max_bad_ratio)
-    data, held_out = _data(config, chosen, start, bad)
+    config, chosen, bad = run.config, task(run.config.task), BadSamples(run.config.max_bad_ratio)
+    sources = inputs_of(config.checkpoint, *paths_of(config.data))
+    with opened(run.folder, CONFIG_NAME, config.to_yaml(), resume, force, sources) as folder:
+        data, held_out = _data(config, chosen, look(config.checkpoint, config.changes), bad)
+        folder.begin()
+        _train(run, chosen, look(_starting_point(run, make_start), config.changes), data, held_out, bad, folder.newest)
+    return run.folder
+
+
+def _train(
+    run: Run, chosen: Task, start: Start, data: DataSet, held_out: DataSet, bad: BadSamples, newest: Path | None
+) -> None:
+    config = run.config
     phase = Phase("finetune", 0, num_steps(config, len(data)))
     model = starting_model(config, chosen, start, data)
     step = FinetuneStep(model, chosen, config.seed, config.gradients).to(run.device)
@@ -131,7 +140,6 @@ def finetune(
     if bad.num_bad:
         console.warn(f"skipped {bad.report()}")
     save_model(model, run.folder, about, tokenizer)
-    return run.folder
 
 
 def num_steps(config: FinetuneConfig, num_samples: int) -> int:

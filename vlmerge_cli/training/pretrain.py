@@ -19,11 +19,12 @@ from vlmerge_cli.data.bad import BadSamples
 from vlmerge_cli.data.batch import Batch
 from vlmerge_cli.data.loader import Loader
 from vlmerge_cli.data.prepare import Form
-from vlmerge_cli.data.sources import open_data
+from vlmerge_cli.data.sources import open_data, paths_of
 from vlmerge_cli.data.tokenizer import Tokenizer
 from vlmerge_cli.data.tokenizer import load as load_tokenizer
 from vlmerge_cli.data.transforms import NONE
 from vlmerge_cli.model.config import ModelConfig
+from vlmerge_cli.outputs.replacing import inputs_of
 from vlmerge_cli.steps.keyed_random import Noise
 from vlmerge_cli.steps.passes import Outcome, Passes
 from vlmerge_cli.tasks.itc import itc
@@ -35,7 +36,8 @@ from vlmerge_cli.training.loop import Phase, Trainer, typed
 from vlmerge_cli.training.parallel import parallelize
 from vlmerge_cli.training.pretrain_config import AUGMENTS, Objectives, PretrainConfig
 from vlmerge_cli.training.reach import freeze_unreached
-from vlmerge_cli.training.run_folder import prepare, save_model
+from vlmerge_cli.training.run_folder import opened, save_model
+from vlmerge_cli.training.start import look
 from vlmerge_cli.weights import vocabulary
 from vlmerge_cli.weights.load import load_weights
 from vlmerge_cli.weights.torch_source import open_source
@@ -92,10 +94,21 @@ def pretrain(run: Run, resume: bool = False, force: bool = False) -> Path:
 
     Raises UsageError for a folder that holds another run, DataError, TrainingError, CheckpointError.
     """
-    newest = prepare(run.folder, CONFIG_NAME, run.config.to_yaml(), resume, force)
-    if run.config.threads and run.device == "cpu":
-        torch.set_num_threads(run.config.threads)
-    tokenizer = load_tokenizer(run.config.tokenizer, text_tokens(run.config))
+    config = run.config
+    sources = inputs_of(config.init, config.seed_from, *paths_of(config.data))
+    with opened(run.folder, CONFIG_NAME, config.to_yaml(), resume, force, sources) as folder:
+        tokenizer = load_tokenizer(config.tokenizer, text_tokens(config))
+        for start in filter(None, (config.init, config.seed_from)):
+            look(start)
+        _loaders(run, config.model_of(config.arch, tokenizer.size), tokenizer)  # all that is wrong with the data
+        folder.begin()
+        if config.threads and run.device == "cpu":
+            torch.set_num_threads(config.threads)
+        _run_phases(run, tokenizer, folder.newest)
+    return run.folder
+
+
+def _run_phases(run: Run, tokenizer: Tokenizer, newest: Path | None) -> None:
     position = None if newest is None else state.position_of(newest)
     log = Log(run.folder, 0 if position is None else position.step)
     try:
@@ -106,7 +119,6 @@ def pretrain(run: Run, resume: bool = False, force: bool = False) -> Path:
             _run_phase(run, phase, arch, tokenizer, log, own)
     finally:
         log.close()
-    return run.folder
 
 
 def _run_phase(run: Run, phase: Phase, arch: str, tokenizer: Tokenizer, log: Log, saved: Path | None) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save as save_state
@@ -78,6 +79,27 @@ def position_of(state: Path) -> Position:
         raise TrainingError(f"not a saved state: {error}", where=str(state)) from None
 
 
+def torn(state: Path) -> str | None:
+    """Why a saved state is not whole, or None: its position, its index, and all the bytes that the index names."""
+    try:
+        position_of(state)
+        metadata = FileSystemReader(state).read_metadata()
+    except TrainingError as error:
+        return error.what
+    except BaseException as error:  # dcp's own errors are none of Exception; an interrupt is
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
+        return f"no index: {type(error).__name__}"
+    ends: dict[str, int] = {}
+    for part in (metadata.storage_data or {}).values():
+        ends[part.relative_path] = max(ends.get(part.relative_path, 0), part.offset + part.length)
+    for name, end in ends.items():
+        size = (state / name).stat().st_size if (state / name).is_file() else -1
+        if size < end:
+            return f"{name} is missing" if size < 0 else f"{name} has {size} of {end} bytes"
+    return None
+
+
 def restore(state: Path, module: nn.Module, optimizer: Optimizer) -> None:
     """Load weights and optimiser in place. Raises TrainingError when they do not fit the model."""
     model_state, optimizer_state = get_state_dict(module, optimizer)
@@ -85,7 +107,9 @@ def restore(state: Path, module: nn.Module, optimizer: Optimizer) -> None:
     try:
         with _quiet():
             load(values, checkpoint_id=state)
-    except Exception as error:  # dcp raises its own many kinds
+    except BaseException as error:  # dcp raises its own many kinds, some of them no Exception
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         fix = "resume with the settings the run was started with"
         raise TrainingError(f"the saved state does not fit: {reason}", where=str(state), fix=fix) from error

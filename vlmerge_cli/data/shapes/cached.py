@@ -6,10 +6,10 @@ from hashlib import blake2b
 from pathlib import Path
 
 from vlmerge_cli import ranks
-from vlmerge_cli.data.folder import cache_folder, whole_folder
 from vlmerge_cli.data.shapes.options import VERSION, Part, ShapesOptions
 from vlmerge_cli.data.shapes.parts import write
 from vlmerge_cli.errors import DataError
+from vlmerge_cli.outputs.whole import cache_folder, whole_folder
 
 MANIFEST = "manifest.json"
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from vlmerge_cli.data.folder import cache_folder, whole_folder, write_whole
+from vlmerge_cli.outputs.whole import cache_folder, whole_folder, write_whole
 
 
 def test_cache_folder_follows_the_environment(monkeypatch, tmp_path):

@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from vlmerge_cli.errors import UsageError
+from vlmerge_cli.outputs.replacing import is_special
+
 
 def cache_folder() -> Path:
     """``$VLMERGE_CACHE``, else ``vlmerge`` in the user's cache folder."""
@@ -40,7 +43,20 @@ def whole_folder(final: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name and rename it."""
+    """Write a file under a temporary name and rename it; a pipe or a device is written to. Raises UsageError."""
+    try:
+        _write(path.resolve() if path.is_symlink() else path, data)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def _write(path: Path, data: bytes) -> None:
+    if is_special(path):
+        with open(path, "wb", buffering=0) as file:
+            view = memoryview(data)
+            while view:
+                view = view[file.write(view) :]
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:

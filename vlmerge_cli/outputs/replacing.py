@@ -1,0 +1,88 @@
+"""May this be replaced? The one answer, for every file and folder that any command writes.
+
+Never an input, the current folder or one above it, nor anything inside a cache of the Hub. A file that is there only
+with ``force``. A folder that is there only with ``force`` and where this tool made it, which its ``marks`` tell; and of
+what lies in it only what this tool writes is ever removed.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from vlmerge_cli.errors import UsageError
+
+LOCK = ".lock"  # of a folder, which makes it no less empty
+FORCE = "replace it with --force, or name another one"
+
+
+def check_place(path: Path, inputs: Iterable[Path] = ()) -> None:
+    """Raises UsageError for a path that nothing is ever written to: an input, a folder we stand in, a cache."""
+    if path.name in ("", ".."):
+        raise UsageError(f"{path} cannot be replaced", fix="name the output")
+    try:
+        whole = path.resolve()
+        exists = path.exists()
+    except OSError as error:  # a loop of links, a name that is too long
+        raise UsageError(f"{path} cannot be written to: {error.strerror or error}") from None
+    here = Path.cwd()
+    if whole.is_dir() and whole in (here, *here.parents):
+        raise UsageError(f"{path} is the current folder or one above it", fix="name a folder of its own")
+    if in_hub_cache(whole):
+        fix = "name an output elsewhere: a changed cache is a corrupted one"
+        raise UsageError(f"{path} lies in a cache of the Hugging Face Hub", fix=fix)
+    for one in inputs:
+        at = one.resolve()
+        if whole in (at, *at.parents) or (exists and one.exists() and path.samefile(one)):
+            what = "is" if whole == at or not whole.is_dir() else "holds"
+            raise UsageError(f"the output {path} {what} an input: {one}", fix="name another output")
+
+
+def check_file(path: Path, force: bool, inputs: Iterable[Path] = ()) -> None:
+    """Raises UsageError unless a file may be written here. What is no regular file (a pipe, a device) is written to."""
+    check_place(path, inputs)
+    if not path.parent.is_dir() and path.parent.exists():
+        raise UsageError(f"{path.parent} is no folder")
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder", fix="name a file")
+    if not force and path.exists() and not is_special(path):
+        raise UsageError(f"{path} exists", fix=FORCE)
+
+
+def check_folder(path: Path, force: bool, marks: Sequence[str], inputs: Iterable[Path] = ()) -> None:
+    """Raises UsageError unless a folder may be filled here: an empty one, or with ``force`` one that is ours.
+
+    ``marks`` are names of files, any one of which tells that.
+    """
+    check_place(path, inputs)
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{path} is a file", fix="name a folder")
+    if not path.is_dir() or not any(one.name != LOCK for one in path.iterdir()):
+        return
+    if not any((path / mark).is_file() for mark in marks):
+        fix = "name another folder; --force replaces only what vlmerge itself has written"
+        raise UsageError(f"{path} is not empty and holds no run of vlmerge", fix=fix)
+    if not force:
+        raise UsageError(f"{path} is not empty", fix="start anew with --force, or name another --out")
+
+
+def is_special(path: Path) -> bool:
+    """Whether a path leads to a pipe, a terminal or another device, which is written to and never replaced."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def in_hub_cache(path: Path) -> bool:
+    """Whether a path lies in huggingface_hub's cache, below a ``models--ORG--NAME`` with ``snapshots`` or ``blobs``."""
+    named = [folder for folder in (path, *path.parents) if folder.name.startswith(("models--", "datasets--"))]
+    return any((folder / part).is_dir() for folder in named for part in ("snapshots", "blobs"))
+
+
+def inputs_of(*names: str | Path | None) -> list[Path]:
+    """Those names that are paths which exist, for ``inputs``."""
+    return [Path(name) for name in names if name is not None and os.path.lexists(name)]
