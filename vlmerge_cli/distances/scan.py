@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property, partial, reduce
+from operator import add
 from typing import Any
 
 from vlmerge_cli.checkpoint.dtypes import num_bytes
@@ -141,10 +142,9 @@ class _Stream:
         size = CHUNK if self.device == "cpu" else GPU_CHUNK
         return (load(first, min(size, piece.count - first)) for first in range(0, piece.count, size))
 
-    def run(self, make_pass: Callable[[], Callable[[Piece, Load], Any]], share: float = 1, on_cpu: bool = False
-            ) -> list[Any]:  # fmt: skip
+    def run(self, make_pass: Callable[[], Callable[[Piece, Load], Any]], share: float = 1) -> list[Any]:
         """Results in the order of the pieces; each worker has a pass of its own, that reads a ``share`` of them."""
-        device = "cpu" if on_cpu else self.device
+        device, threads = (self.device, self.threads) if share == 1 else ("cpu", 1)  # a sample is not worth more
 
         def worker() -> Callable[[Piece], Any]:
             arrays, over = make_arrays(device), make_pass()
@@ -165,7 +165,7 @@ class _Stream:
         def advance(num_bytes: int) -> None:
             self.advance(int(share * num_bytes))
 
-        return pool.run(worker, self.pieces, self.threads, self.bytes_of, advance, in_processes=device == "cpu")
+        return pool.run(worker, self.pieces, threads, self.bytes_of, advance, in_processes=device == "cpu")
 
     def bytes_of(self, piece: Piece) -> int:
         return sum(num_bytes(self.checkpoint.tensors[key].dtype, piece.count) for key in piece.keys)
@@ -178,7 +178,7 @@ def _guessed(stream: _Stream, truncate: float) -> Brackets:
     if not ratio:
         return threshold.anywhere(k, stream.coding), threshold.anywhere(k, stream.coding)
     every = max(SAMPLED, num_elements // NUM_SAMPLED)
-    taken = stream.run(lambda: partial(_sample, stream.coding, ratio, every), share=STRIDE * ratio, on_cpu=True)
+    taken = stream.run(lambda: partial(_sample, stream.coding, ratio, every), share=STRIDE * ratio)
     sample = (pair for piece in taken for pair in piece)
     x, y = (threshold.guess(k, num_elements, stream.coding, side) for side in zip(*sample, strict=True))
     return x, y
@@ -228,6 +228,6 @@ class _LastPass:
 
 def _narrowed(brackets: Brackets, found: list[tuple[Sums, tuple[Counts, Counts]]]) -> Brackets:
     """The brackets after a pass; the counts that a worker's pieces share are added once."""
-    workers = {id(counts): counts for _, counts in found}.values()
-    x, y = (bracket.narrowed(sum((its[side] for its in workers), Counts())) for side, bracket in enumerate(brackets))
+    workers = list({id(counts): counts for _, counts in found}.values()) or [(Counts(), Counts())]
+    x, y = (bracket.narrowed(reduce(add, (its[side] for its in workers))) for side, bracket in enumerate(brackets))
     return x, y
