@@ -38,7 +38,8 @@ from vlmerge_cli.grams.from_data import Choices, gather
 from vlmerge_cli.layerwise.streams import opened
 from vlmerge_cli.layerwise.walk import Settings, Walk
 from vlmerge_cli.layouts.survey import find
-from vlmerge_cli.merging import merge, opening
+from vlmerge_cli.merging import merge
+from vlmerge_cli.merging.opening import Inputs, prepared
 from vlmerge_cli.merging.plan import Request
 from vlmerge_cli.methods import METHODS
 from vlmerge_cli.methods.method import make
@@ -53,7 +54,7 @@ from vlmerge_cli.training.start import look
 from vlmerge_cli.weights.vlmodel import VLModel
 
 SHAPES = {"image_px": 64, "train": 64, "val": 16, "test": 16}
-WIDTH, NUM_LAYERS, NUM_PAIRS, STEPS = 256, 3, 64, 3
+WIDTH, REHEARSED_WIDTH, NUM_LAYERS, NUM_PAIRS, STEPS = 256, 16, 3, 64, 3
 STARTED = time.strftime("%Y-%m-%dT%H:%M:%S")
 METRICS = ("l2", "cosine", "ssd", "tssd")
 #: What is compared, how far apart it is, how far it may be.
@@ -66,7 +67,7 @@ def main(names: list[str]) -> int:
     failed = 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        width = WIDTH if device != "cpu" else WIDTH // 4
+        width = WIDTH if device != "cpu" else REHEARSED_WIDTH
         make_model(folder / "model", "specific", 0, width)
         make_model(folder / "base", "agnostic", 1, width)
         for part in [part for part in parts if not names or part.__name__ in names]:
@@ -97,7 +98,7 @@ def make_model(folder: Path, architecture: str, seed: int, width: int) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.02 * torch.randn_like(parameter)
-    save_model(model, folder, {"tokenizer": "bundled", "run": {"shapes": SHAPES, "data": ["shapes"]}})
+    save_model(model, folder, {"tokenizer": "bundled", "run": {"shapes": SHAPES, "data": ["shapes"]}}, words)
 
 
 def grams(folder: Path, device: str) -> Iterator[Row]:
@@ -106,9 +107,9 @@ def grams(folder: Path, device: str) -> Iterator[Row]:
         for where in ("cpu", device):
             paths[where] = folder / f"{precision}-{where.replace(':', '')}.grams.safetensors"
             choices = Choices(("shapes",), num_examples=NUM_PAIRS, precision=precision, device=where)
-            gather(str(folder / "model"), Target(paths[where], force=True), choices, quiet=True)
+            gather(str(folder / "model"), Target(paths[where], force=True), choices)
         yield f"Grams, {precision}", norm_difference(paths[device], paths["cpu"]), bound
-    paths["cpu"].replace(folder / "grams.safetensors")
+    paths["cpu"].replace(folder / "model.grams.safetensors")  # where merges look for them
 
 
 def norm_difference(one: Path, other: Path) -> float:
@@ -124,16 +125,13 @@ def relative(found: torch.Tensor, truth: torch.Tensor) -> float:
 def methods(folder: Path, device: str) -> Iterator[Row]:
     for name in METHODS:
         method = make(name, {})
+        inputs = Inputs(str(folder / "model"), str(folder / "base") if method.needs_base else None)
+        outputs = []
         for where in ("cpu", device):
-            inputs = opening.Inputs(
-                str(folder / "model"),
-                str(folder / "base") if method.needs_base else None,
-                str(folder / "grams.safetensors") if any(map(method.needs_grams, merge.ANY_LINEAR)) else None,
-            )
-            with opening.prepared(inputs, method, Request()) as ready:
-                out = folder / f"merged-{where.replace(':', '')}"
-                merge.run(ready, Target(out, force=True, sync=False), merge.Settings(where), lambda _: None)
-        there, here = (folder / f"merged-{where.replace(':', '')}" for where in (device, "cpu"))
+            outputs.append(folder / f"merged-{where.replace(':', '')}")
+            with prepared(inputs, method, Request()) as ready:
+                merge.run(ready, Target(outputs[-1], force=True, sync=False), merge.Settings(where), lambda _: None)
+        here, there = outputs
         yield f"merge, {name}", largest_difference(there, here), 1e-6
 
 

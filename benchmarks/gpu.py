@@ -31,7 +31,8 @@ from vlmerge_cli.distances.measure import measure as measure_distances
 from vlmerge_cli.engine.arrays import NumpyArrays
 from vlmerge_cli.grams.sums import TorchSums
 from vlmerge_cli.layouts.survey import find
-from vlmerge_cli.merging import merge, opening
+from vlmerge_cli.merging import merge
+from vlmerge_cli.merging.opening import Inputs, prepared
 from vlmerge_cli.merging.plan import Request
 from vlmerge_cli.methods import linalg
 from vlmerge_cli.methods.method import Group, make
@@ -167,7 +168,7 @@ def merges(work: str, source: Path, device: str, rates: Rates) -> None:
 
 
 def merged(source: Path, output: Path, device: str) -> None:
-    with opening.prepared(opening.Inputs(str(source)), make("interpolation", {}), Request()) as ready:
+    with prepared(Inputs(str(source)), make("interpolation", {}), Request()) as ready:
         merge.run(ready, Target(output, sync=False), merge.Settings(device), lambda _: None)
 
 

@@ -45,6 +45,10 @@ from vlmerge_cli.weights.vlmodel import VLModel
 
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 WIDE = {**TYPES, "float64": torch.float64}
+#: The model of a rehearsal.
+SMALL = {
+    "width": 32, "num_heads": 2, "ffn_width": 64, "num_layers": 2, "fusion_layer": 1, "image_px": 32, "vocab_size": 256,
+}  # fmt: skip
 NUM_STEPS, NUM_BATCHES = 8, 4
 STARTED = time.strftime("%Y-%m-%dT%H:%M:%S")
 
@@ -55,9 +59,8 @@ def small(device: str) -> bool:
 
 def model_of(device: str) -> VLModel:
     torch.manual_seed(0)
-    size = {"width": 64, "num_heads": 2, "ffn_width": 128, "num_layers": 3, "fusion_layer": 2} if small(device) else {}
-    px = 32 if small(device) else 224
-    return VLModel(preset("base", architecture="specific", heads=PRETRAINING_HEADS, image_px=px, **size)).to(device)
+    size = SMALL if small(device) else {}
+    return VLModel(preset("base", architecture="specific", heads=PRETRAINING_HEADS, **size)).to(device)
 
 
 def loader_of(model: VLModel, batch_size: int, num_workers: int, device: str) -> Loader:
@@ -187,19 +190,16 @@ def whole_command(device: str) -> None:
     words = tokenizer.load("bundled", model.config.max_text_tokens)
     px, number = model.config.image_px, 64 if small(device) else 2048
     model = VLModel(model.config.change(vocab_size=words.size))
-    save_model(
-        model,
-        folder,
-        {"tokenizer": "bundled", "run": {"shapes": {"image_px": px, "train": number, "val": 8, "test": 8}}},
-    )
+    shapes = {"image_px": px, "train": number, "val": 8, "test": 8}
+    save_model(model, folder, {"tokenizer": "bundled", "run": {"shapes": shapes, "data": ["shapes"]}}, words)
     choices = Choices(
         ("shapes",), num_examples=number, batch_size=64, device=device, num_workers=min(12, devices.num_cpus())
     )
     path = WORK / "gpu.grams.safetensors"
-    gather(str(folder), Target(path, force=True), Choices(**{**vars(choices), "num_examples": 8}), quiet=True)
+    gather(str(folder), Target(path, force=True), Choices(**{**vars(choices), "num_examples": 8}))
     for number_of_pairs in (number // 2, number):
         own = Choices(**{**vars(choices), "num_examples": number_of_pairs})
-        walls = turns(lambda own=own: gather(str(folder), Target(path, force=True), own, quiet=True), device, 1)
+        walls = turns(lambda own=own: gather(str(folder), Target(path, force=True), own), device, 1)
         values = {**spread(walls), "samples_per_second": round(number_of_pairs / walls[0], 1)}
         keep("gpu-grams", "whole command", f"{number_of_pairs} pairs", values, device)
 

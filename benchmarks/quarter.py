@@ -25,6 +25,8 @@ ROOT = Path(__file__).parents[1]
 SHARED_MEMORY = Path("/dev/shm")
 NEEDED_BYTES = 40 << 30
 PYTHON = [sys.executable, "-m"]
+#: A part is not begun with less time than this.
+LEAST_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -49,59 +51,87 @@ STUDY_REHEARSAL = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Session:
+    """Where parts run, and with what around them."""
+
+    on_gpu: bool
+    out: Path
+    work: Path
+    end: float
+
+    @property
+    def around(self) -> dict[str, str]:
+        """The environment of a part."""
+        settings = {
+            "VLMERGE_RESULTS": str(self.out),
+            "VLMERGE_BENCH": str(self.work),
+            "XDG_CACHE_HOME": str(self.work / "cache"),
+            "PYTHONUNBUFFERED": "1",
+        }
+        return {**os.environ, **settings, **({} if self.on_gpu else {"VLMERGE_BENCH_RUNS": "1"})}
+
+    def limit(self, part: Part) -> float:
+        """Seconds that a part may take now; half of them suffice for a rehearsal."""
+        return min(part.limit_seconds / (1 if self.on_gpu else 2), self.end - time.monotonic())
+
+    def run(self, name: str) -> str:
+        """How a part ended. All it says goes to the log."""
+        part = PARTS[name]
+        limit = self.limit(part)
+        if limit < LEAST_SECONDS:
+            return "not begun"
+        words = [*PYTHON, *part.words, *self._more(name)]
+        with open(self.out / "log.txt", "ab") as log:
+            log.write(f"\n=== {name}: {' '.join(words[1:])}\n".encode())
+            log.flush()
+            process = subprocess.Popen(words, cwd=ROOT, env=self.around, stdout=log, stderr=log)
+            try:
+                code = process.wait(limit)
+            except subprocess.TimeoutExpired:
+                _stop(process)
+                return "at its limit"
+        return "well" if code == 0 else f"with {code}"
+
+    def _more(self, name: str) -> list[str]:
+        """What is said to a part besides."""
+        if name == "tests":
+            return [str(path) for path in sorted((ROOT / "tests").rglob("test_*.py")) if "mark.gpu" in path.read_text()]
+        if name == "study":
+            return ["--out", str(self.work / "study"), *([] if self.on_gpu else STUDY_REHEARSAL)]
+        return []
+
+
 def main(names: list[str]) -> int:
-    on_gpu = devices.has_gpu()
-    out = Path(os.environ.get("OUT", WORK / "quarter"))
-    out.mkdir(parents=True, exist_ok=True)
-    work = _work_folder()
-    settings = {**os.environ, "VLMERGE_RESULTS": str(out), "VLMERGE_BENCH": str(work), "PYTHONUNBUFFERED": "1"}
-    settings["XDG_CACHE_HOME"] = str(work / "cache")
-    if not on_gpu:
-        settings |= {"VLMERGE_BENCH_RUNS": "1"}
-    _show([("part", "answers", "at most")] + [(n, p.answers, f"{p.limit_seconds} s") for n, p in PARTS.items()])
+    if unknown := set(names) - set(PARTS):
+        print(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+        return 2
+    out, end = Path(os.environ.get("OUT", WORK / "quarter")), float(os.environ.get("SECONDS_LEFT", "inf"))
+    session = Session(devices.has_gpu(), out, _work_folder(), time.monotonic() + end)
+    for folder in (session.out, session.work):
+        folder.mkdir(parents=True, exist_ok=True)
+    _show([("part", "answers", "at most")] + [(n, p.answers, f"{session.limit(p):.0f} s") for n, p in PARTS.items()])
     inputs = None
-    if "works" in (names or PARTS):
-        inputs = subprocess.Popen([*PYTHON, "benchmarks.gpu", "inputs", "rehearse"], cwd=ROOT, env=settings)
-    end = time.monotonic() + float(os.environ.get("SECONDS_LEFT", "inf"))
+    if "works" in (names or PARTS):  # made while others run
+        inputs = subprocess.Popen([*PYTHON, "benchmarks.gpu", "inputs", "rehearse"], cwd=ROOT, env=session.around)
     rows = []
     for name in names or PARTS:
         if name == "works" and inputs is not None:
             inputs.wait()
         started = time.monotonic()
-        ended = _run(
-            name, on_gpu, out, settings, min(PARTS[name].limit_seconds / (1 if on_gpu else 3), end - started), work
-        )
-        rows.append((name, ended, f"{time.monotonic() - started:.0f} s"))
+        rows.append((name, session.run(name), f"{time.monotonic() - started:.0f} s"))
         print(*rows[-1], flush=True)
-    if inputs is not None:
-        inputs.wait()
     _show([("part", "ended", "took"), *rows])
-    return 0 if all(ended == "well" for _, ended, _ in rows) else 1
+    return 1 if any(ended.startswith("with") for _, ended, _ in rows) else 0
 
 
-def _run(name: str, on_gpu: bool, out: Path, settings: dict[str, str], limit: float, work: Path) -> str:
-    """How a part ended. All it says goes to the log."""
-    if limit < 5:
-        return "not begun"
-    words = [*PYTHON, *PARTS[name].words]
-    if name == "tests":
-        words += [str(path) for path in sorted((ROOT / "tests").rglob("test_*.py")) if "mark.gpu" in path.read_text()]
-    elif name == "study":
-        words = [*words, "--out", str(work / "study")] + ([] if on_gpu else [*STUDY_REHEARSAL])
-    with open(out / "log.txt", "ab") as log:
-        log.write(f"\n=== {name}: {' '.join(words[1:])}\n".encode())
-        log.flush()
-        process = subprocess.Popen(words, cwd=ROOT, env=settings, stdout=log, stderr=log)
-        try:
-            code = process.wait(limit)
-        except subprocess.TimeoutExpired:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-            return "at its limit"
-    return "well" if code == 0 or (name == "tests" and code == 5) else f"with {code}"
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _work_folder() -> Path:
