@@ -106,7 +106,7 @@ def train(device: str, precision: str, batch: Batch, compiled: bool) -> dict[str
     torch.compiler.reset()
     model = model_of(device).train()
     step = PretrainStep(model, Objectives(), 0)
-    optimizer = make_optimizer(step.named_parameters(), Optimizer())
+    optimizer = make_optimizer(step, Optimizer())
 
     def one(into: Callable[..., Any]) -> None:
         with autocast(device, precision):

@@ -69,7 +69,7 @@ def measure(name: str, work: Work, device: str) -> None:
     words = tokenizer.load(config.tokenizer, 40 if name == "base" else 20)
     model = VLModel(config.model_of("specific", words.size)).to(device)
     step = PretrainStep(model, config.objectives, 0)
-    optimizer = make_optimizer(step.named_parameters(), config.optimizer)
+    optimizer = make_optimizer(step, config.optimizer)
     shapes = ShapesOptions(**{"image_px": model.config.image_px, **config.shapes})
     data = open_data(["shapes"], "pairs", "train", BadSamples(), shapes=shapes)
     form = Form(model.config.image_px, words, AUGMENTS[config.augment], config.objectives.mask_ratio)

@@ -226,3 +226,26 @@ def test_keys_are_the_published_ones(architecture: str) -> None:
     assert {"pooler.dense.bias", "logit_vl_scale", "text_embeddings.LayerNorm.weight"} <= keys
     assert not any("index" in key or "mask_token" in key or "temporal" in key for key in keys)
     assert isinstance(model.transformer.blocks[0], nn.Module)
+
+
+@torch.no_grad()
+def test_segments_are_enlarged_bilinearly() -> None:
+    """Pixel y lies at (y + ½) / patch - ½ between the centres of patches, beyond the outermost at the nearest."""
+    model = build(micro(heads=("segmentation",))).double()
+    inputs = batch(model.config)
+    image = model.image(inputs.image.double())
+    coarse = model.seg_classifier(model.alone(image)[:, 1:])  # (B, g², segments)
+    grid, px = model.config.grid, model.config.image_px
+    place = ((torch.arange(px).double() + 0.5) * grid / px - 0.5).clamp(0, grid - 1)
+    shares = (1 - (place[:, None] - torch.arange(grid)).abs()).clamp(min=0)  # (px, g), rows add up to 1
+    expected = torch.einsum("yi,xj,bijs->bsyx", shares, shares, coarse.unflatten(1, (grid, grid)))
+    torch.testing.assert_close(model.segment(image), expected)
+
+
+def test_what_heads_say_is_float32_under_autocast() -> None:
+    model = build(micro())
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        said = every_output(model, batch(model.config))
+    heads = {name for name in said if not name.endswith(("alone", "by vl")) and not name.startswith("joint")}
+    assert {said[name].dtype for name in heads} == {torch.float32}
+    assert len(heads) == 10

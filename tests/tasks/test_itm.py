@@ -55,6 +55,25 @@ def test_hard_negatives_follow_the_itc_weights() -> None:
     assert (counts / rounds - expected).abs().max() < 0.035  # 4.4 standard errors at p = 0.5
 
 
+@torch.no_grad()
+def test_hard_negatives_are_drawn_from_the_main_half_each_in_its_direction(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text's wrong image by the row of the text, an image's wrong text by that of the image; never by vl."""
+    of, data = model(), batch(8)
+    given = {}
+    inner = itm_module._draw
+    monkeypatch.setattr(
+        itm_module, "_draw", lambda calls, what, allowed, scores, hard: given.update({what: scores})
+        or inner(calls, what, allowed, scores, hard),
+    )  # fmt: skip
+    itm(passes(of, data), HARD)
+    texts = of.projected(of.alone(of.text(data.text, data.text_mask)), "l")
+    images = of.projected(of.alone(of.image(data.image)), "v")
+    table = of.logit_scale.exp() * texts @ images.T  # texts down, images across
+    torch.testing.assert_close(given["image"], table, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(given["text"], table.T, rtol=1e-10, atol=1e-12)
+    assert (table - table.T).abs().max() > 0.1
+
+
 @pytest.mark.parametrize("negatives", [HARD, NEVER])
 def test_an_equal_caption_or_the_same_image_is_never_a_negative(negatives: Negatives) -> None:
     of, data = model(), batch(8)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -19,9 +20,18 @@ from safetensors.torch import load_file
 
 from tests.training.conftest import losses
 from vlmerge_cli.checkpoint.reader import open_checkpoint
+from vlmerge_cli.data.bad import BadSamples
+from vlmerge_cli.data.loader import Loader
+from vlmerge_cli.data.prepare import Form
+from vlmerge_cli.data.sources import open_data
+from vlmerge_cli.data.tokenizer import load as load_tokenizer
+from vlmerge_cli.data.transforms import NONE
 from vlmerge_cli.errors import TrainingError, UsageError
 from vlmerge_cli.layouts.survey import find
 from vlmerge_cli.training import loop, state
+from vlmerge_cli.training.pretrain import PretrainStep
+from vlmerge_cli.training.pretrain_config import PretrainConfig
+from vlmerge_cli.weights.vlmodel import VLModel
 
 ROOT = Path(__file__).parent.parent.parent
 Train = Callable[..., Path]
@@ -48,6 +58,24 @@ def test_a_run_with_a_seed_phase_leaves_what_merging_needs(train: Train) -> None
     values = losses(folder)
     assert len(values) == 20
     assert [r["lr"] for r in values[:2]] == [r["lr"] for r in values[10:12]]  # a schedule a phase
+
+
+def test_validation_draws_no_noise(train: Train, config: Callable[..., PretrainConfig]) -> None:
+    """The loss that is logged is that of the saved model without dropout and stochastic depth."""
+    noisy = {"steps": 4, "changes.dropout": 0.5, "changes.drop_path": 0.5, "saving.validate_every": 4}
+    folder, settings = train("run", **noisy), config(**noisy)
+    model = VLModel.from_pretrained(folder)
+    assert model.config.dropout == 0.5
+    form = Form(model.config.image_px, load_tokenizer("bundled", 20), NONE, settings.objectives.mask_ratio)
+    data = open_data(settings.data, "pairs", "val", BadSamples())
+    checks = list(
+        Loader(data, form, settings.batch_size, seed=settings.seed).steps(0, settings.saving.validate_batches)
+    )
+    step = PretrainStep(model, settings.objectives, settings.seed)
+    with torch.no_grad():
+        still, moving = (fmean(step.train(on)(batch, 1.0)[0].item() for batch in checks) for on in (False, True))
+    assert losses(folder, "validation")[-1]["loss"] == pytest.approx(still, rel=1e-5)
+    assert abs(still - moving) > 1e-3
 
 
 def test_experts_start_from_the_seed(train: Train) -> None:

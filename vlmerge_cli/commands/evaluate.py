@@ -39,12 +39,9 @@ def command(
     json: JsonOption = False,
 ) -> None:
     """Score CKPT; itm, and retrieval by a pre-trained checkpoint, are zero-shot."""
-    from vlmerge_cli.errors import UsageError, nearest
+    from vlmerge_cli.errors import UsageError
     from vlmerge_cli.tasks.task import measure
 
-    kinds = ("float32", "bfloat16", "float16", "float64")
-    if precision not in kinds:
-        raise UsageError(f"--precision {precision}", fix=nearest(precision, kinds))
     if predictions is not None and not measure(task).has_predictions:
         raise UsageError(f"{task} has no answer for each sample", fix="leave --predictions out")
     where = devices.for_model(device)

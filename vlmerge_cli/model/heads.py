@@ -103,3 +103,8 @@ def build(config: ModelConfig) -> dict[str, nn.Module | nn.Parameter]:
         else:
             built[name] = make[name]()
     return built
+
+
+def widened(x: Tensor) -> Tensor:
+    """What heads say and losses are made of: at least float32, whatever autocast made of it."""
+    return x if x.dtype == torch.float64 else x.float()

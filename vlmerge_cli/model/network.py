@@ -32,6 +32,7 @@ from vlmerge_cli.model import heads, positions
 from vlmerge_cli.model.config import ModelConfig
 from vlmerge_cli.model.embed import TextEmbeddings
 from vlmerge_cli.model.experts import Parts
+from vlmerge_cli.model.heads import widened
 from vlmerge_cli.model.hidden import Joint, State
 from vlmerge_cli.model.transformer import Transformer
 
@@ -101,6 +102,10 @@ class Network(nn.Module):
                 f"the model has no {name}: its heads are {', '.join(self.config.heads) or 'none'}", fix=fix
             )
         return part
+
+    def _say(self, name: str, x: Tensor) -> Tensor:
+        """What a head says, at least float32 whatever autocast made of it: losses and choices are made of it."""
+        return widened(self._head(name)(x))
 
     # --- below the fusion layers ----------------------------------------------------------------------------
 
@@ -237,9 +242,16 @@ class Network(nn.Module):
     def projected(self, hidden: Tensor, expert: str, *, second: bool = False) -> Tensor:
         """Features (B, width) of the hidden states (B, T, width) of ``l``'s or ``v``'s tokens at the end."""
         side = "text" if expert == "l" else "image"
-        projected = self._head(f"ifm_vl_{side}_proj" if second else f"ifm_{side}_proj")(hidden[:, 0])
-        exact = projected if projected.dtype == torch.float64 else projected.float()
-        return functional.normalize(exact, dim=-1)
+        projected = self._say(f"ifm_vl_{side}_proj" if second else f"ifm_{side}_proj", hidden[:, 0])
+        return functional.normalize(projected, dim=-1)
+
+    def table(self, mine: Tensor, others: Tensor, *, second: bool = False) -> Tensor:
+        """Logits of ITC, scale · mine othersᵀ: features (B, width) and (all, width) to (B, all).
+
+        At a scale of 100 bfloat16 would make them multiples of a quarter and more.
+        """
+        with torch.autocast(mine.device.type, enabled=False):
+            return widened(self.scale(second)) * widened(mine) @ widened(others).T
 
     def scale(self, second: bool = False) -> Tensor:
         """What cosines of features are multiplied with: exp of the learned logarithm, a scalar."""
@@ -251,32 +263,32 @@ class Network(nn.Module):
 
     def itm(self, joint: Joint) -> Tensor:
         """Logits of no match and match, (B, 2)."""
-        return self._head("itm_score")(self.pooled(joint))  # type: ignore[no-any-return]
+        return self._say("itm_score", self.pooled(joint))
 
     def mlm(self, hidden: Tensor) -> Tensor:
         """Logits of words for some of ``joint.text``: (..., width) to (..., vocabulary).
 
         ``model.mlm(joint.text[labels != -100])`` leaves out the words that have no loss.
         """
-        return self._head("mlm_score")(hidden)  # type: ignore[no-any-return]
+        return self._say("mlm_score", hidden)
 
     def vqa(self, joint: Joint) -> Tensor:
         """Logits of answers, (B, num_answers)."""
-        return self._head("vqa_classifier")(self.pooled(joint))  # type: ignore[no-any-return]
+        return self._say("vqa_classifier", self.pooled(joint))
 
     def nlvr2(self, first: Joint, second: Joint) -> Tensor:
         """Logits of false and true for a text with two images, (B, 2)."""
         both = torch.cat([self.pooled(first), self.pooled(second)], dim=-1)  # (B, 2·width)
-        return self._head("nlvr2_classifier")(both)  # type: ignore[no-any-return]
+        return self._say("nlvr2_classifier", both)
 
     def classify(self, image: State, *, keep: Tensor | None = None) -> Tensor:
         """Logits of classes from the mean over all image tokens, (B, num_classes)."""
         pooled = self.alone(image, keep=keep).mean(dim=1)
-        return self._head("img_cls_classifier")(pooled)  # type: ignore[no-any-return]
+        return self._say("img_cls_classifier", pooled)
 
     def segment(self, image: State, *, keep: Tensor | None = None) -> Tensor:
         """Logits of segments for each pixel, (B, num_segments, px, px)."""
-        patches = self._head("seg_classifier")(self.alone(image, keep=keep)[:, 1:])  # (B, g², num_segments)
+        patches = self._say("seg_classifier", self.alone(image, keep=keep)[:, 1:])  # (B, g², num_segments)
         coarse = patches.transpose(1, 2).unflatten(2, (self.config.grid, self.config.grid))
         size = (self.config.image_px, self.config.image_px)
         return functional.interpolate(coarse, size=size, mode="bilinear", align_corners=False)

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from vlmerge_cli import ranks
 from vlmerge_cli.data.batch import Batch
+from vlmerge_cli.model.heads import widened
 from vlmerge_cli.steps.across_ranks import gather, total
-from vlmerge_cli.steps.passes import widened
 from vlmerge_cli.weights.vlmodel import VLModel
 
 
@@ -57,8 +57,8 @@ def view(model: VLModel, batch: Batch, shares: Shares) -> View:
         for (words, pixels), is_second in ((alone, False), (second, True)):
             from_text = model.projected(words, "l", second=is_second)
             from_image = model.projected(pixels, "v", second=is_second)
-            scale = widened(model.scale(is_second))
-            tables += [scale * from_text @ gather(from_image).T, scale * from_image @ gather(from_text).T]
+            tables.append(model.table(from_text, gather(from_image), second=is_second))
+            tables.append(model.table(from_image, gather(from_text), second=is_second))
     return View(*alone, None if joint is None else joint.text, None if joint is None else joint.image, tuple(tables))
 
 

@@ -23,9 +23,9 @@ from vlmerge_cli.data.prepare import Form
 from vlmerge_cli.data.sources import DataSet
 from vlmerge_cli.model.hidden import State
 from vlmerge_cli.steps.across_ranks import gather
+from vlmerge_cli.steps.precision import autocast, typed
 from vlmerge_cli.weights.vlmodel import VLModel
 
-PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 Look = Callable[[Batch], Tensor]
 
 
@@ -65,15 +65,14 @@ class Evaluation:
             data or self.data, form or self.form, self.chunk_size, training=False, num_workers=self.num_workers,
             device=self.device, bad=self.bad,
         )  # fmt: skip
-        for batch in loader.all():
-            yield batch.double() if self.precision == "float64" else batch
+        yield from typed(loader.all(), self.precision)
 
     def see(self, look: Look, data: DataSet | None = None, form: Form | None = None) -> Iterator[tuple[Batch, Tensor]]:
         """This rank's chunks and what ``look`` says of each, without gradients and in the chosen precision."""
-        kind, training = PRECISIONS.get(self.precision), self.model.training
+        training = self.model.training
         for batch in self.batches(data, form):
             self.model.eval()
-            with torch.no_grad(), torch.autocast(self.device.type, dtype=kind, enabled=kind is not None):
+            with torch.no_grad(), autocast(self.device, self.precision):
                 found = self.through(look, batch)
             self.model.train(training)
             yield batch, found

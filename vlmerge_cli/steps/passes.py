@@ -158,8 +158,3 @@ class Outcome:
 def share(part: Tensor, whole: Tensor) -> Tensor:
     """part / whole, 0 where whole is 0."""
     return torch.where(whole > 0, part / whole.clamp(min=1), torch.zeros_like(part))
-
-
-def widened(x: Tensor) -> Tensor:
-    """At least float32, whatever autocast made of it: what a loss is computed in."""
-    return x if x.dtype == torch.float64 else x.float()

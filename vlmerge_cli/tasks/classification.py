@@ -12,7 +12,7 @@ from vlmerge_cli.data.batch import Batch
 from vlmerge_cli.data.samples import Labelled
 from vlmerge_cli.data.sources import DataSet
 from vlmerge_cli.steps.evaluation import Evaluation, Scores, image_of, percent
-from vlmerge_cli.steps.passes import Outcome, Passes, widened
+from vlmerge_cli.steps.passes import Outcome, Passes
 from vlmerge_cli.tasks.task import Task
 
 
@@ -40,7 +40,7 @@ class Classification(Task):
         """Cross-entropy with label smoothing; of a mixed image the mean of both labels', by their shares."""
         target = passes.batch.target
         assert target is not None, "classification needs labels"
-        logits = widened(passes.model.classify(passes.image, keep=passes.depth("image")))  # (B, classes)
+        logits = passes.model.classify(passes.image, keep=passes.depth("image"))  # (B, classes)
         loss = self._smoothed(logits, target)
         if passes.batch.mix_share is not None and passes.batch.other_target is not None:
             other = self._smoothed(logits, passes.batch.other_target)

@@ -24,8 +24,7 @@ def itc(passes: Passes) -> Outcome:
 def logits(passes: Passes, second: bool) -> tuple[Tensor, Tensor]:
     """(B, all) each: this rank's texts against all images, this rank's images against all texts."""
     model, mine, everyone = passes.model, passes.features(second), passes.all_features(second)
-    scale = model.scale(second)
-    return scale * mine.text @ everyone.image.T, scale * mine.image @ everyone.text.T
+    return model.table(mine.text, everyone.image, second=second), model.table(mine.image, everyone.text, second=second)
 
 
 def half(passes: Passes, second: bool) -> tuple[Tensor, Tensor]:

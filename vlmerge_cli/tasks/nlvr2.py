@@ -11,7 +11,7 @@ from torch.nn import functional
 from vlmerge_cli.data.batch import Batch
 from vlmerge_cli.data.samples import Statement
 from vlmerge_cli.steps.evaluation import Evaluation, Scores, image_of, percent, text_of
-from vlmerge_cli.steps.passes import Outcome, Passes, widened
+from vlmerge_cli.steps.passes import Outcome, Passes
 from vlmerge_cli.tasks.task import Task
 
 
@@ -32,7 +32,7 @@ class Nlvr2(Task):
         """Cross-entropy of true and false, from the joint passes of both images."""
         target = passes.batch.target
         assert target is not None, "nlvr2 needs labels"
-        logits = widened(passes.model.nlvr2(passes.matched(), passes.matched_second()))  # (B, 2)
+        logits = passes.model.nlvr2(passes.matched(), passes.matched_second())  # (B, 2)
         accuracy = (logits.argmax(1) == target).float().mean()
         return Outcome(functional.cross_entropy(logits, target), {"accuracy": accuracy})
 

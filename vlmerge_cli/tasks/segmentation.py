@@ -14,7 +14,7 @@ from vlmerge_cli.data.masking import IGNORE
 from vlmerge_cli.data.sources import DataSet
 from vlmerge_cli.steps.across_ranks import total
 from vlmerge_cli.steps.evaluation import Evaluation, Scores, image_of, percent, shared_total
-from vlmerge_cli.steps.passes import Outcome, Passes, share, widened
+from vlmerge_cli.steps.passes import Outcome, Passes, share
 from vlmerge_cli.tasks.task import Task
 
 
@@ -40,7 +40,7 @@ class Segmentation(Task):
         """Averaged over the labelled pixels of the global batch."""
         target = passes.batch.target
         assert target is not None, "segmentation needs label pictures"
-        logits = widened(passes.model.segment(passes.image, keep=passes.depth("image")))  # (B, segments, px, px)
+        logits = passes.model.segment(passes.image, keep=passes.depth("image"))  # (B, segments, px, px)
         count = total((target != IGNORE).sum())
         loss = functional.cross_entropy(logits, target, ignore_index=IGNORE, reduction="sum")
         hits = (logits.argmax(1) == target).sum().float()

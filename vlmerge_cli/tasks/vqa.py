@@ -14,7 +14,7 @@ from vlmerge_cli.data.batch import Batch
 from vlmerge_cli.data.samples import Question
 from vlmerge_cli.data.sources import DataSet
 from vlmerge_cli.steps.evaluation import Evaluation, Scores, image_of, percent, text_of
-from vlmerge_cli.steps.passes import Outcome, Passes, widened
+from vlmerge_cli.steps.passes import Outcome, Passes
 from vlmerge_cli.tasks.task import Task
 
 ENOUGH = 3  # other annotators who say the same
@@ -44,7 +44,7 @@ class Vqa(Task):
 
     def loss(self, passes: Passes) -> Outcome:
         """Binary cross-entropy, summed over answers and averaged over questions."""
-        logits = widened(passes.model.vqa(passes.matched()))  # (B, answers)
+        logits = passes.model.vqa(passes.matched())  # (B, answers)
         target = passes.batch.target
         assert target is not None, "vqa needs soft targets"
         loss = functional.binary_cross_entropy_with_logits(logits, target.to(logits)) * logits.shape[1]

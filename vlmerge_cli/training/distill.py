@@ -23,10 +23,11 @@ from vlmerge_cli.data.tokenizer import Tokenizer
 from vlmerge_cli.errors import UsageError
 from vlmerge_cli.outputs.replacing import inputs_of
 from vlmerge_cli.steps.distillation import Shares, distillation
+from vlmerge_cli.steps.precision import cast, typed
 from vlmerge_cli.training.distill_config import DistillConfig
 from vlmerge_cli.training.distill_inputs import Inputs, open_inputs
 from vlmerge_cli.training.log import Log
-from vlmerge_cli.training.loop import Phase, Trainer, typed
+from vlmerge_cli.training.loop import Phase, Trainer
 from vlmerge_cli.training.parallel import parallelize
 from vlmerge_cli.training.reach import freeze_unreached
 from vlmerge_cli.training.run_folder import opened, save_model
@@ -85,10 +86,8 @@ def _train(
     newest: Path | None,
 ) -> None:  # fmt: skip
     config = run.config
-    step = DistillStep(student, teacher, config.loss.shares()).to(run.device)
-    if config.precision == "float64":
-        step.double()
-        teacher.double()
+    step = cast(DistillStep(student, teacher, config.loss.shares()).to(run.device), config.precision)
+    cast(teacher, config.precision)
     num_trained = _choose_trained(student, config.trains, lambda batch: step(batch, 0.0)[0])
     ready = parallelize(step, student, parallel=config.parallel, recompute=config.recompute, compiled=config.compile)
     about = _about(config, start, run.folder)

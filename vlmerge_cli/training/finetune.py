@@ -25,10 +25,11 @@ from vlmerge_cli.steps.across_ranks import Gradients
 from vlmerge_cli.steps.evaluation import Look
 from vlmerge_cli.steps.keyed_random import Noise
 from vlmerge_cli.steps.passes import Passes
+from vlmerge_cli.steps.precision import cast, typed
 from vlmerge_cli.tasks.task import Task, task
 from vlmerge_cli.training.finetune_config import FinetuneConfig
 from vlmerge_cli.training.log import Log
-from vlmerge_cli.training.loop import Phase, Trainer, typed
+from vlmerge_cli.training.loop import Phase, Trainer
 from vlmerge_cli.training.optim import multiplier_of
 from vlmerge_cli.training.parallel import parallelize
 from vlmerge_cli.training.pretrain_config import AUGMENTS, Saving
@@ -93,9 +94,7 @@ def _train(
     config = run.config
     phase = Phase("finetune", 0, num_steps(config, len(data)))
     model = starting_model(config, chosen, start, data)
-    step = FinetuneStep(model, chosen, config.seed, config.gradients).to(run.device)
-    if config.precision == "float64":
-        step.double()
+    step = cast(FinetuneStep(model, chosen, config.seed, config.gradients).to(run.device), config.precision)
     num_frozen = freeze_unreached(model, lambda batch: step(batch, 0.0)[0], chosen.kind)
     ready = parallelize(step, model, parallel=config.parallel, recompute=config.recompute, compiled=config.compile)
     tokenizer = _tokenizer(config, start, model)

@@ -19,6 +19,7 @@ from vlmerge_cli import console, ranks
 from vlmerge_cli.data.batch import Batch
 from vlmerge_cli.errors import TrainingError
 from vlmerge_cli.steps.across_ranks import mean
+from vlmerge_cli.steps.precision import autocast
 from vlmerge_cli.training import state
 from vlmerge_cli.training.log import Log
 from vlmerge_cli.training.optim import clip_gradients, make_optimizer
@@ -27,8 +28,6 @@ from vlmerge_cli.training.pretrain_config import Optimizer as OptimizerSettings
 from vlmerge_cli.training.pretrain_config import Saving
 from vlmerge_cli.training.schedule import set_rate
 from vlmerge_cli.training.state import Position
-
-PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Step(Protocol):
@@ -80,7 +79,7 @@ class Trainer:
     _scaler: Any = field(init=False)
 
     def __post_init__(self) -> None:
-        self._adamw = make_optimizer(self.module.named_parameters(), self.optimizer, self.multiplier)
+        self._adamw = make_optimizer(self.module, self.optimizer, self.multiplier)
         self._device = next(self.module.parameters()).device
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=self.precision == "float16")
         self._last_finite: dict[str, float] = {}
@@ -208,8 +207,7 @@ class Trainer:
         state.save(self.folder / "state", self.module, self._adamw, position, self.saving.keep)
 
     def _autocast(self) -> Any:
-        kind = PRECISIONS.get(self.precision)
-        return torch.autocast(self._device.type, dtype=kind, enabled=kind is not None)
+        return autocast(self._device, self.precision)
 
     def _broken(self, found: dict[str, float], batch: Batch, step: int) -> TrainingError:
         now = ", ".join(f"{name} {value:.4g}" for name, value in found.items() if "accuracy" not in name)
@@ -218,12 +216,6 @@ class Trainer:
         what = f"the loss is not finite at step {step}: {now}; before: {before or 'nothing'}; batch: {keys}"
         fix = "lower optimizer.lr, set optimizer.clip, or look at these samples; the saved states are as they were"
         return TrainingError(what, where=str(self.folder), fix=fix)
-
-
-def typed(batches: Iterator[Batch], precision: str) -> Iterator[Batch]:
-    """Images in double precision where the model is."""
-    for batch in batches:
-        yield batch.double() if precision == "float64" else batch
 
 
 class Stop:

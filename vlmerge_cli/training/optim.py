@@ -13,19 +13,24 @@ from torch.optim import AdamW, Optimizer
 from vlmerge_cli.training.pretrain_config import Optimizer as Settings
 
 
-def decays(name: str, parameter: nn.Parameter) -> bool:
-    """Whether a parameter gets weight decay: all but biases, norms and the relative position bias table.
+def undecayed(module: nn.Module) -> set[str]:
+    """Names of the parameters without weight decay: biases, norms and the relative position bias table.
 
-    The published code decides by names that its per-expert norms do not match, so those decay there; here a
-    norm is a norm whoever owns it, and no expert is treated unlike another.
+    The published code decides by names that its per-expert norms and those of its heads do not match, so they decay
+    there; here a norm is what is of that class, whoever owns it.
     """
-    if name.endswith("bias") or "bias_table" in name:
-        return False
-    return not (parameter.ndim == 1 and "norm" in name.lower())
+    norms = {
+        f"{name}.{own}".removeprefix(".")
+        for name, part in module.named_modules()
+        if isinstance(part, nn.LayerNorm)
+        for own, _ in part.named_parameters(recurse=False)
+    }
+    others = {name for name, _ in module.named_parameters() if name.endswith("bias") or "bias_table" in name}
+    return norms | others
 
 
 def make_optimizer(
-    parameters: Iterable[tuple[str, nn.Parameter]],
+    module: nn.Module,
     settings: Settings,
     multiplier: Callable[[str], float] = lambda _: 1.0,
 ) -> Optimizer:
@@ -33,10 +38,11 @@ def make_optimizer(
 
     ``multiplier`` of a parameter's name scales its learning rate.
     """
+    still = undecayed(module)
     groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
-    for name, parameter in parameters:
+    for name, parameter in module.named_parameters():
         if parameter.requires_grad:  # scalars apart: FSDP2 leaves them plain, and a group is of one kind
-            kind = (multiplier(name), decays(name, parameter), parameter.ndim == 0)
+            kind = (multiplier(name), name not in still, parameter.ndim == 0)
             groups.setdefault(kind, []).append(parameter)
     on_gpu = all(p.device.type == "cuda" for group in groups.values() for p in group)
     return AdamW(

@@ -27,12 +27,13 @@ from vlmerge_cli.model.config import ModelConfig
 from vlmerge_cli.outputs.replacing import inputs_of
 from vlmerge_cli.steps.keyed_random import Noise
 from vlmerge_cli.steps.passes import Outcome, Passes
+from vlmerge_cli.steps.precision import cast, typed
 from vlmerge_cli.tasks.itc import itc
 from vlmerge_cli.tasks.itm import Negatives, itm
 from vlmerge_cli.tasks.mlm import mlm
 from vlmerge_cli.training import state
 from vlmerge_cli.training.log import Log
-from vlmerge_cli.training.loop import Phase, Trainer, typed
+from vlmerge_cli.training.loop import Phase, Trainer
 from vlmerge_cli.training.parallel import parallelize
 from vlmerge_cli.training.pretrain_config import AUGMENTS, Objectives, PretrainConfig
 from vlmerge_cli.training.reach import freeze_unreached
@@ -124,9 +125,7 @@ def _run_phases(run: Run, tokenizer: Tokenizer, newest: Path | None) -> None:
 def _run_phase(run: Run, phase: Phase, arch: str, tokenizer: Tokenizer, log: Log, saved: Path | None) -> None:
     config = run.config
     model = _starting_model(run, phase, config.model_of(arch, tokenizer.size), tokenizer)
-    step = PretrainStep(model, config.objectives, config.seed).to(run.device)
-    if config.precision == "float64":
-        step.double()
+    step = cast(PretrainStep(model, config.objectives, config.seed).to(run.device), config.precision)
     freeze_unreached(model, lambda batch: step(batch, 0.0)[0], "pairs")  # by objectives that are left out
     ready = parallelize(step, model, parallel=config.parallel, recompute=config.recompute, compiled=config.compile)
     train, validation, bad = _loaders(run, model.config, tokenizer)

@@ -17,6 +17,7 @@ from vlmerge_cli.data.shapes.options import ShapesOptions
 from vlmerge_cli.data.source_spec import parse
 from vlmerge_cli.data.sources import DataSet, open_data
 from vlmerge_cli.data.tokenizer import Tokenizer
+from vlmerge_cli.steps import precision
 from vlmerge_cli.steps.evaluation import Evaluation, Scores
 from vlmerge_cli.tasks.task import Measure, measure
 from vlmerge_cli.training.pretrain_config import VIEWS
@@ -58,6 +59,7 @@ class Answer:
 
 def score(checkpoint: str, question: Question, device: str = "cpu") -> Answer:
     """Load a checkpoint and evaluate it. Raises UsageError for one without the head, CheckpointError, DataError."""
+    precision.check(question.precision)
     start, asked = look(checkpoint), measure(question.task)
     asked.check(start.config)
     question = replace(question, data=start.data(question.data))
@@ -65,9 +67,7 @@ def score(checkpoint: str, question: Question, device: str = "cpu") -> Answer:
     bad = BadSamples(question.max_bad_ratio)
     data = open_split(question, start, asked, bad)
     named = named_data(question.data, shapes_of(question, start))
-    model = VLModel.from_pretrained(checkpoint).to(device)
-    if question.precision == "float64":
-        model.double()
+    model = precision.cast(VLModel.from_pretrained(checkpoint).to(device), question.precision)
     evaluation = evaluation_of(question, start, model, data, bad, tokenizer)
     console.say(f"{asked.name}: {len(data)} samples of {question.split} of {', '.join(named)}")
     return timed(lambda: asked.evaluate(evaluation), bad, named)
