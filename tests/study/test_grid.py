@@ -9,9 +9,9 @@ import pytest
 from vlmerge_cli.errors import UsageError
 from vlmerge_cli.study.estimate import announced
 from vlmerge_cli.study.grid import PARTS, build
+from vlmerge_cli.study.node_work import Finetune, Merge, Pretrain, Score, SeedPhase, pretrain_settings
 from vlmerge_cli.study.nodes import Model, Node, chosen
 from vlmerge_cli.study.settings import STUDIES, load
-from vlmerge_cli.study.work import Finetune, Merge, Pretrain, Score, SeedPhase, pretrain_settings
 
 
 @pytest.mark.parametrize("preset", STUDIES)

@@ -13,9 +13,9 @@ import torch
 from vlmerge_cli import records
 from vlmerge_cli.data.batch import Batch
 from vlmerge_cli.model.config import preset
+from vlmerge_cli.study.node_work import Finetune, Pretrain, SeedPhase, VisionPhase
 from vlmerge_cli.study.nodes import Node
 from vlmerge_cli.study.settings import StudySettings
-from vlmerge_cli.study.work import Finetune, Pretrain, SeedPhase, VisionPhase
 from vlmerge_cli.tasks.task import task
 from vlmerge_cli.training.pretrain import PretrainStep
 from vlmerge_cli.training.pretrain_config import Objectives

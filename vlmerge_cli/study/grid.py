@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from vlmerge_cli.study.node_work import Finetune, Grams, Measure, Merge, Pretrain, Score, SeedPhase, VisionPhase
 from vlmerge_cli.study.nodes import Model, Node, Work
 from vlmerge_cli.study.settings import StudySettings
-from vlmerge_cli.study.work import Finetune, Grams, Measure, Merge, Pretrain, Score, SeedPhase, VisionPhase
 
 #: Part of the grid -> what it is for.
 PARTS = {
