@@ -217,7 +217,8 @@ def distances(source: Path, device: str, rates: Rates) -> None:
 
 def grams(device: str, rates: Rates) -> None:
     """Running sums of one layer's inputs, beside the published way."""
-    given = sums.activations()
+    num_tokens = sums.NUM_TOKENS >> (4 if device == "cpu" else 0)
+    given = {key: x[:num_tokens] for key, x in sums.activations().items()}
     there = {key: x.to(device) for key, x in given.items()}
     ours, published = TorchSums(sums.WIDTHS, torch.device(device), "float32"), sums.Published()
 
@@ -232,7 +233,7 @@ def grams(device: str, rates: Rates) -> None:
         sums.error(linalg.unpack(ours.triangle(key)), num_batches * (x.double().T @ x.double()).numpy())
         for key, x in given.items()
     )
-    operations = sums.NUM_TOKENS * sum(width * (width + 1) for width in sums.WIDTHS.values())
+    operations = num_tokens * sum(width * (width + 1) for width in sums.WIDTHS.values())
     keep(
         "W4, Grams",
         {name: spread(its) for name, its in walls.items()},
@@ -244,14 +245,15 @@ def grams(device: str, rates: Rates) -> None:
 
 def solutions(device: str, rates: Rates) -> None:
     """The linear slots of one layer with two experts, by RegMean and by the published inverse."""
-    layer = [solve.group(10 + number, *shape, solve.TIMED_DECADES) for number, shape in enumerate(solve.SHAPES)]
+    shapes = solve.SHAPES[1:2] if device == "cpu" else solve.SHAPES
+    layer = [solve.group(10 + number, *shape, solve.TIMED_DECADES) for number, shape in enumerate(shapes)]
     there, method = [moved(of, device) for of in layer], RegMean(gamma=solve.GAMMA)
     walls = {
         "RegMean: Cholesky": turns(lambda: [method(of) for of in there], device),
         "published: torch.inverse": turns(lambda: [solve.inverted(of) for of in there], device),
     }
     apart = max(sums.error(method(one).cpu().numpy(), method(other)) for one, other in zip(there, layer, strict=True))
-    operations = sum(4 * out * width**2 + width**3 / 3 for out, width in solve.SHAPES)
+    operations = sum(4 * out * width**2 + width**3 / 3 for out, width in shapes)
     keep("W4, solve", {name: spread(its) for name, its in walls.items()}, operations / rates.float64, apart, device)
 
 
