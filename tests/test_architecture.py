@@ -24,7 +24,7 @@ FLOORS = [
     {"grams", "distances", "tasks"},
     {"merging"},
     {"training", "layerwise"},
-    {"study", "reports"},
+    {"study", "reports", "inference"},
     {"api"},
     {"flags", "__init__"},
     {"commands"},

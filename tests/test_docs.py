@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 
 import vlmerge_cli
 from tests import helpers
@@ -92,9 +93,20 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+def put_runs(request: pytest.FixtureRequest, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """runs/tiny into a user's folder."""
+    made = request.getfixturevalue("trained")
+    monkeypatch.setenv("VLMERGE_CACHE", str(made / "cache"))
+    shutil.copytree(made / "runs", folder / "runs")
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A new user's folder: a checkpoint, its Grams, its seed."""
+    """A new user's folder: a checkpoint, its Grams, its seed, some pictures and texts."""
+    for number, color in enumerate(("red", "blue", "green"), 1):
+        (tmp_path / "pictures").mkdir(exist_ok=True)
+        Image.new("RGB", (40, 30), color).save(tmp_path / "pictures" / f"{number}.png")
+    (tmp_path / "texts.txt").write_text("two red circles\na blue square\n", encoding="utf-8")
     for name, source in (("ckpt", "specific"), ("ckpt.grams", "specific.grams"), ("seed", "seed")):
         shutil.copy(ROOT / "fixtures" / "tiny" / f"{source}.safetensors", tmp_path / f"{name}.safetensors")
     monkeypatch.chdir(tmp_path)
@@ -107,9 +119,7 @@ def test_every_command_runs(
 ) -> None:
     """In the page's order: later ones use what earlier ones made."""
     if TRAINING in commands(page):
-        made = request.getfixturevalue("trained")
-        monkeypatch.setenv("VLMERGE_CACHE", str(made / "cache"))
-        shutil.copytree(made / "runs", folder / "runs")
+        put_runs(request, folder, monkeypatch)
     assert "runs/tiny" not in page.read_text(encoding="utf-8") or TRAINING in commands(page)
     for command in commands(page):
         first, *words = shlex.split(command)
@@ -151,10 +161,18 @@ def test_every_command_is_in_the_readme() -> None:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.stem)
-def test_every_python_example_runs(page: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_python_example_runs(
+    page: Path,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """In one namespace, in the page's order. (That of docs/grams.md, of a model of one's own, has its own test.)"""
     if page.stem == "grams":
         pytest.skip("tests/grams/test_other_models.py runs it")
+    if TRAINING in commands(page):
+        put_runs(request, folder, monkeypatch)
     names: dict[str, Any] = {}
     for block in blocks(page, "python"):
         exec(compile(block, page.name, "exec"), names)

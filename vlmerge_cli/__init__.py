@@ -23,12 +23,14 @@ if TYPE_CHECKING:
         UsageError,
         VlmergeError,
     )
+    from vlmerge_cli.inference.loaded import load
 
 #: Public name -> module it is in.
 _PLACES = {
     **dict.fromkeys(
         ("collect_grams", "convert", "distance", "inspect", "merge", "merge_tensors", "plan"), "vlmerge_cli.api"
     ),
+    "load": "vlmerge_cli.inference.loaded",
     **dict.fromkeys(
         (
             "CheckpointError", "DataError", "GateError", "LayoutError", "MergeError", "PlanError", "TrainingError",
@@ -52,6 +54,7 @@ __all__ = [
     "convert",
     "distance",
     "inspect",
+    "load",
     "merge",
     "merge_tensors",
     "plan",

@@ -27,6 +27,8 @@ COMMANDS = {
     "distill": "Train a merge to act like the checkpoint it is made of; no labels, minutes.",
     "finetune": "Train a checkpoint for one task; it may be merged on the way in.",
     "evaluate": "Score a checkpoint on a benchmark, zero-shot or fine-tuned.",
+    "embed": "Vectors of pictures and texts, as a safetensors file.",
+    "search": "Find pictures in a folder by what they show.",
     "sweep": "Many merges in one pass over a checkpoint, each scored.",
     "study": "The paper's experiment from start to end, at a size that fits the machine.",
     "report": "Write a run's records as one HTML page, tables and figures.",

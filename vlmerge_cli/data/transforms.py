@@ -104,22 +104,24 @@ def draw_crop(rng: np.random.Generator, width_px: int, height_px: int, augment: 
 
 
 def load_image(
-    image: Image, size_px: int, augment: Augment, rng: np.random.Generator
+    image: Image, size_px: int, augment: Augment, rng: np.random.Generator, keep: bool = True
 ) -> tuple[NDArray[np.uint8], Crop]:
     """The crop of an image at size x size, bicubic, as (3, size, size), and the crop it is. Raises BadSample.
 
-    A large JPEG is decoded at 1/2, 1/4 or 1/8 where the crop still has the pixels it needs.
+    A large JPEG is decoded at 1/2, 1/4 or 1/8 where the crop still has the pixels it needs. ``keep`` lets small
+    pictures stay decoded for the next epoch.
     """
     from PIL.Image import Resampling, Transpose
 
-    picture = _small.get(image) or opened(image)
+    kept = _small.get(image) if keep else None
+    picture = kept or opened(image)
     width, height = picture.size
     crop = draw_crop(rng, width, height, augment)
-    if image not in _small:
+    if kept is None:
         share_x, share_y = (crop.right - crop.left) / width, (crop.bottom - crop.top) / height
         picture.draft("RGB", (math.ceil(size_px / share_x), math.ceil(size_px / share_y)))
         picture = decoded(image, picture)
-        if width * height <= SMALL_PIXELS and picture.size == (width, height) and len(_small) < MOST_SMALL:
+        if keep and width * height <= SMALL_PIXELS and picture.size == (width, height) and len(_small) < MOST_SMALL:
             _small[image] = picture
     zoom_x, zoom_y = picture.width / width, picture.height / height
     box = (crop.left * zoom_x, crop.top * zoom_y, crop.right * zoom_x, crop.bottom * zoom_y)

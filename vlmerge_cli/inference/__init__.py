@@ -1,0 +1,1 @@
+"""A model in use, on pictures and sentences of one's own."""
