@@ -30,7 +30,7 @@ def fill(output: writer.Output) -> None:
 
 
 def written(target: Target) -> Path:
-    with create(target, SPECS, {"k": "v"}) as output:
+    with create(target, SPECS, {"k": "v", "vlmerge": "{}"}) as output:
         fill(output)
     return target.path
 
@@ -119,9 +119,24 @@ def test_what_the_file_system_refuses(
 
     monkeypatch.setattr(os, call, refuse)
     with pytest.raises(CheckpointError, match=words):
-        written(Target(tmp_path / name))
+        written(Target(tmp_path / name, force=call == "replace"))  # without force nothing is replaced
     monkeypatch.undo()
     assert list(tmp_path.iterdir()) == []
+
+
+@KINDS
+@pytest.mark.parametrize("has_renameat2", [True, False])
+def test_what_got_the_name_meanwhile_stays(
+    name: str, has_renameat2: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not has_renameat2:
+        monkeypatch.setattr(writer, "_renameat2", lambda *_: False)
+    target = Target(tmp_path / name)
+    with pytest.raises(UsageError, match="exists"), writer.create(target, {"a": Spec("U8", (1,))}, {}) as output:
+        output.write("a", 0, b"x")
+        written(Target(tmp_path / name))  # another process is faster
+    assert load(target.path)["b"].tolist() == [0, 1, 2]
+    assert leftovers(tmp_path) == []
 
 
 def test_a_file_system_without_allocation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

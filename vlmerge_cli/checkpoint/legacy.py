@@ -101,7 +101,7 @@ def convert(source: Path, target: Path, *, force: bool = False, sync: bool = Tru
     Raises CheckpointError (see open_legacy) and UsageError for a target that may not be written.
     """
     place = writer.Target(target, force=force, sync=sync)
-    place.check()
+    place.check([source, *source.iterdir()] if source.is_dir() else [source])
     legacy = open_legacy(source)
     specs = {key: _spec(key, tensor, str(source)) for key, tensor in legacy.tensors.items()}
     about = {"converted_from": source.name, "unwrapped": list(legacy.unwrapped)}

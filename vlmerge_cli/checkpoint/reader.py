@@ -27,6 +27,10 @@ SINGLE_NAME = "model.safetensors"
 PICKLES = {".ckpt", ".pt", ".pth", ".bin", ".pkl"}
 
 
+#: What stays the same of a file that nobody touches.
+UNCHANGED = ("st_ino", "st_dev", "st_size", "st_mtime_ns")
+
+
 @dataclass(frozen=True)
 class Shard:
     """One open file of a checkpoint."""
@@ -34,6 +38,19 @@ class Shard:
     path: Path
     fd: int
     header: Header
+    opened: os.stat_result
+
+    def check_unchanged(self) -> None:
+        """Raises CheckpointError when the file was written to, cut or replaced since it was opened."""
+        held = os.fstat(self.fd)
+        try:
+            named = self.path.stat()
+        except OSError:
+            named = None
+        for now in (held, named):
+            if now is None or any(getattr(now, what) != getattr(self.opened, what) for what in UNCHANGED):
+                fix = "run again when nobody writes to it"
+                raise CheckpointError(f"{self.path} changed while it was read", fix=fix)
 
 
 class Checkpoint:
@@ -106,7 +123,10 @@ class Checkpoint:
         position = tensor.start + offset
         assert position + len(view) <= tensor.stop, (key, offset, len(view), tensor)
         while view:
-            count = os.preadv(shard.fd, [view], position)
+            try:
+                count = os.preadv(shard.fd, [view], position)
+            except OSError as error:
+                raise CheckpointError(f"cannot read {key!r}: {error.strerror}", where=str(shard.path)) from None
             if count == 0:
                 raise CheckpointError(f"the file ends inside {key!r}", where=str(shard.path))
             view, position = view[count:], position + count
@@ -137,6 +157,11 @@ class Checkpoint:
                 start = max(tensor.start, tensor.stop - edge)
                 digest.update(os.pread(shard.fd, tensor.stop - start, start))
         return f"sha256{'-full' if full else ''}:{digest.hexdigest()}"
+
+    def check_unchanged(self) -> None:
+        """Raises CheckpointError when a file changed since it was opened: what was read is then a mixture."""
+        for shard in self.shards:
+            shard.check_unchanged()
 
     def close(self) -> None:
         for shard in self.shards:
@@ -243,7 +268,8 @@ def _open_shard(path: Path) -> Shard:
     except OSError as error:
         raise CheckpointError(f"cannot open {path}: {error.strerror}") from None
     try:
-        return Shard(path, fd, headers.read(fd, str(path)))
+        opened = os.fstat(fd)
+        return Shard(path, fd, headers.read(fd, str(path)), opened)
     except BaseException:
         os.close(fd)
         raise

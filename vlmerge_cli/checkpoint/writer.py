@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +26,13 @@ from vlmerge_cli.checkpoint.header import Header, Spec
 from vlmerge_cli.checkpoint.reader import INDEX_NAME, SINGLE_NAME
 from vlmerge_cli.checkpoint.writebehind import WriteBehind, is_large
 from vlmerge_cli.errors import CheckpointError, UsageError
+from vlmerge_cli.outputs.replacing import check_place, is_special
 
 if TYPE_CHECKING:
     from collections.abc import Buffer  # type: ignore[attr-defined]
+
+#: Endings of what a folder of weights holds.
+BESIDE_WEIGHTS = {".safetensors", ".json", ".txt", ".md", ".model", ".jinja", ".yaml", ".jsonl"}
 
 
 @dataclass(frozen=True)
@@ -47,25 +51,54 @@ class Target:
     def is_file(self) -> bool:
         return self.path.suffix == ".safetensors"
 
-    def check(self) -> None:
+    def check(self, inputs: Iterable[Path] = ()) -> None:
         """Raises UsageError when the target exists and may not be replaced, or its folder is not there.
 
-        ``force`` replaces a file, or a folder that holds a checkpoint (or nothing): never one of anything else.
+        ``force`` replaces a file, or a folder that this tool wrote and that holds nothing else; never an input.
         """
-        if self.path.name in ("", ".."):
-            raise UsageError(f"{self.path} cannot be replaced", fix="name the output")
+        if not self.force and self.path.exists() and self.path.is_dir() != self.is_file:
+            raise UsageError(f"{self.path} exists", fix="replace it with --force, or name another -o/--output")
+        check_place(self.path, inputs)
         if not self.path.parent.is_dir():
             raise UsageError(f"no such folder: {self.path.parent}")
+        if is_special(self.path):
+            raise UsageError(f"{self.path} is no file that can be replaced", fix="name a file or a folder")
         if self.path.exists() or self.path.is_symlink():
             if self.path.is_dir() == self.is_file:
                 kind = "folder" if self.path.is_dir() else "file"
                 fix = "a name in .safetensors is a file, any other a folder"
                 raise UsageError(f"{self.path} is a {kind}", fix=fix)
             if not self.force:
-                raise UsageError(f"{self.path} exists", fix="replace it with --force, or name another -o/--output")
-            if self.path.is_dir() and any(self.path.iterdir()) and not any(self.path.glob("*.safetensors")):
-                fix = "--force replaces it whole, with all its files: name another -o/--output"
-                raise UsageError(f"{self.path} is a folder that holds no checkpoint", fix=fix)
+                raise UsageError(f"{self.path} is a link to nothing", fix="remove it, or name another -o/--output")
+            if self.path.is_dir() and (foreign := _foreign(self.path)):
+                fix = "--force replaces a folder whole: name another -o/--output"
+                raise UsageError(f"{self.path} is a folder that holds {foreign}", fix=fix)
+
+
+def _foreign(folder: Path) -> str:
+    """What keeps a folder from being replaced, in words; empty for one with nothing but a checkpoint of ours."""
+    names = sorted(folder.iterdir())
+    weights = [path for path in names if path.suffix == ".safetensors"]
+    if names and not weights:
+        return "no checkpoint"
+    strange = [path.name for path in names if path.is_dir() or path.suffix not in BESIDE_WEIGHTS]
+    if strange:
+        return f"{strange[0]}, which is none of its files"
+    return next((f"{path.name}, which vlmerge has not written" for path in weights if not _is_ours(path)), "")
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file's metadata say that this tool wrote it."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return "vlmerge" in headers.read(fd, str(path)).metadata
+    except CheckpointError:
+        return False
+    finally:
+        os.close(fd)
 
 
 class Output:
@@ -303,7 +336,9 @@ def _swap(temporary: Path, target: Target) -> None:
         for path in temporary.iterdir():
             _sync_path(path)
         _sync_path(temporary)
-    if temporary.is_dir() and target.path.exists():
+    if not target.force:
+        _rename_new(temporary, target.path)
+    elif temporary.is_dir() and target.path.exists():
         _exchange(temporary, target.path)  # the old folder now has the temporary's name and is removed with it
     else:
         temporary.replace(target.path)
@@ -311,21 +346,44 @@ def _swap(temporary: Path, target: Target) -> None:
         _sync_path(target.path.parent)
 
 
-def _exchange(one: Path, other: Path) -> None:
-    """Let two folders change names in one step (Linux's renameat2), or else in three."""
-    import ctypes
+def _rename_new(temporary: Path, path: Path) -> None:
+    """Rename, unless something has got the name meanwhile. Raises UsageError."""
+    if _renameat2(temporary, path, RENAME_NOREPLACE):
+        return
+    if path.exists():
+        raise UsageError(f"{path} exists", fix="another process has just written it: name another -o/--output")
+    temporary.rename(path)
 
-    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    libc = ctypes.CDLL(None, use_errno=True)
-    if hasattr(libc, "renameat2"):
-        if libc.renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0:
-            return
-        if ctypes.get_errno() not in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(other))
+
+def _exchange(one: Path, other: Path) -> None:
+    """Let two folders change names in one step, or else in three."""
+    if _renameat2(one, other, RENAME_EXCHANGE):
+        return
     aside = other.with_name(f".{other.name}.{os.urandom(4).hex()}.old")
     other.rename(aside)
     one.rename(other)
     aside.rename(one)
+
+
+RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
+
+
+def _renameat2(one: Path, other: Path, flag: int) -> bool:
+    """Linux's renameat2; False where this system or file system has it not. Raises OSError and UsageError (exists)."""
+    import ctypes
+
+    here = -100  # AT_FDCWD
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "renameat2"):
+        return False
+    if libc.renameat2(here, os.fsencode(one), here, os.fsencode(other), flag) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number == errno.EEXIST:
+        raise UsageError(f"{other} exists", fix="another process has just written it: name another -o/--output")
+    if number in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        return False
+    raise OSError(number, os.strerror(number), str(other))
 
 
 def _sync_path(path: Path) -> None:

@@ -9,10 +9,12 @@ from vlmerge_cli import console
 from vlmerge_cli.flags.common import (
     CheckpointArgument,
     DeviceOption,
+    ForceOption,
     JsonOption,
     LayoutOption,
     ReportOption,
     ThreadsOption,
+    check_report,
     write_report,
 )
 
@@ -39,14 +41,20 @@ def command(
     layout: LayoutOption = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
+    force: ForceOption = False,
     json: JsonOption = False,
 ) -> None:
     """L2, cosine, SSD and TSSD between the experts of CKPT: the smaller, the better they merge."""
     from vlmerge_cli import api
     from vlmerge_cli.distances.gate import parse_limits
     from vlmerge_cli.errors import GateError
+    from vlmerge_cli.outputs.replacing import check_file, inputs_of
 
     limits = parse_limits(fail_above or [])
+    inputs = inputs_of(checkpoint)
+    if csv is not None and csv != Path("-"):
+        check_file(csv, force, inputs)
+    check_report(report, "distance")
     found = api.distance(
         checkpoint, by=by, pairs=pair or (), truncate=truncate, weights_only=weights_only, layout=layout, device=device,
         threads=threads, verbose=not json,

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from vlmerge_cli import console, devices
-from vlmerge_cli.flags.common import CheckpointArgument, DeviceOption, JsonOption
+from vlmerge_cli.flags.common import CheckpointArgument, DeviceOption, ForceOption, JsonOption
 from vlmerge_cli.tasks import MEASURES, TASKS
 
 
@@ -36,14 +36,18 @@ def command(
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without samples that cannot be used.")] = False,
     precision: Annotated[str, typer.Option("--precision", metavar="float32|bfloat16|float16|float64")] = "float32",
     device: DeviceOption = "auto",
+    force: ForceOption = False,
     json: JsonOption = False,
 ) -> None:
     """Score CKPT; itm, and retrieval by a pre-trained checkpoint, are zero-shot."""
     from vlmerge_cli.errors import UsageError
+    from vlmerge_cli.outputs.replacing import check_file, inputs_of
     from vlmerge_cli.tasks.task import measure
 
     if predictions is not None and not measure(task).has_predictions:
         raise UsageError(f"{task} has no answer for each sample", fix="leave --predictions out")
+    if predictions is not None:
+        check_file(predictions, force, inputs_of(checkpoint, tokenizer))
     where = devices.for_model(device)
     from vlmerge_cli.training.scoring import Question, score
 

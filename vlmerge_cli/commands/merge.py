@@ -91,7 +91,10 @@ def command(
     """Merge the experts of CKPT into one modality-agnostic transformer."""
     from vlmerge_cli import api
     from vlmerge_cli.merging import show
+    from vlmerge_cli.outputs.replacing import check_file, inputs_of
 
+    if report is not None and report != Path("-"):
+        check_file(report, force, inputs_of(checkpoint, base, grams, output))
     shared: dict[str, Any] = {
         "method": method, "output": output, "base": base, "grams": grams, "layout": layout, "keep": keep or (),
         "experts_for": experts_for, "dtype": dtype, "threads": threads, "force": force, "residuals": report is not None,
@@ -116,13 +119,13 @@ def command(
 
 def _write_residuals(summary: "Summary", to: Path, json: bool) -> None:
     """As a table on stdout for ``-`` (in the JSON document they are already), else as JSON lines."""
-    from vlmerge_cli import ranks, records
+    from vlmerge_cli import ranks
     from vlmerge_cli.merging import show
+    from vlmerge_cli.outputs.whole import write_whole
 
     if to == Path("-"):
         if not json:
             show.show_residuals(summary.residuals)
     elif ranks.is_main():
-        to.unlink(missing_ok=True)
-        for one in summary.residuals:
-            records.append(to, one.record(Path(summary.output).name))
+        rows = (one.record(Path(summary.output).name).to_json() + "\n" for one in summary.residuals)
+        write_whole(to, "".join(rows).encode())

@@ -28,7 +28,9 @@ def command(
     """Write RUN's records as one HTML page, Markdown, LaTeX, CSV tables and SVG and PNG figures."""
     from vlmerge_cli.reports import build
 
-    written = build.write(build.load(run), out or run / "report")
+    place = out or run / "report"
+    build.check(place)
+    written = build.write(build.load(run), place)
     if json:
         console.show_json(written.to_dict())
     else:

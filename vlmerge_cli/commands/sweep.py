@@ -7,7 +7,15 @@ from typing import Annotated, Any
 import typer
 
 from vlmerge_cli import console
-from vlmerge_cli.flags.common import CheckpointArgument, DeviceOption, JsonOption, ReportOption, write_report
+from vlmerge_cli.flags.common import (
+    CheckpointArgument,
+    DeviceOption,
+    ForceOption,
+    JsonOption,
+    ReportOption,
+    check_report,
+    write_report,
+)
 from vlmerge_cli.flags.method import with_method_options
 from vlmerge_cli.methods import METHODS
 from vlmerge_cli.tasks import MEASURES, TASKS
@@ -48,6 +56,7 @@ def command(
     ] = None,
     report: ReportOption = None,
     device: DeviceOption = "auto",
+    force: ForceOption = False,
     json: JsonOption = False,
     **options: Any,
 ) -> None:
@@ -56,7 +65,9 @@ def command(
     Scores are kept in OUT/sweep.jsonl; what is there is not done again.
     """
     from vlmerge_cli import devices
+    from vlmerge_cli.checkpoint.writer import Target
     from vlmerge_cli.methods.method import method_class
+    from vlmerge_cli.outputs.replacing import check_no_cache, inputs_of
     from vlmerge_cli.study import sweep
     from vlmerge_cli.study.merged import Merging
     from vlmerge_cli.study.scored import scored
@@ -67,6 +78,11 @@ def command(
     points = sweep.grid(options, flags)
     for point in points:
         Merging(checkpoint, method, point).made()  # all that is wrong with options, before anything is done
+    inputs = inputs_of(checkpoint, base, grams)
+    if write_best is not None:
+        Target(write_best, force).check(inputs)
+    check_report(report)
+    check_no_cache(out)
     where = devices.for_model(device)
     how = scored(
         evaluate, look(checkpoint).data(tuple(data or ())), split, max_samples, finetune, set_ or [], out, where
@@ -77,7 +93,7 @@ def command(
         write_report(found, report)
     if write_best is not None:
         settings = points[found.index(chosen) - 1]
-        Merging(checkpoint, method, settings, base, grams, experts_for).write(write_best)
+        Merging(checkpoint, method, settings, base, grams, experts_for).write(write_best, force)
     if json:
         rows = [{**record.at, "scores": record.values} for record in found]
         console.show_json({"points": rows, "best": chosen.at["merge"], "chosen_by": how.main})

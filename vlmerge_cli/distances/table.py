@@ -114,6 +114,7 @@ def tabulate(
     for one in dict.fromkeys(chosen):
         with bar(f"{one[0]} and {one[1]}", num_bytes_read(opened, survey, one, weights_only)) as advance:
             found.append(measure(opened, survey, one, by, truncate, weights_only, threads, advance, device))
+    opened.check_unchanged()
     return DistanceTable(opened.name, survey.layout.name, survey.architecture, by, tuple(found))
 
 

@@ -10,6 +10,8 @@ from vlmerge_cli import console
 from vlmerge_cli.errors import UsageError, nearest
 from vlmerge_cli.records import Record
 
+RECORDS = "records.jsonl"
+
 CheckpointArgument = Annotated[
     str,
     typer.Argument(
@@ -24,6 +26,7 @@ LayoutOption = Annotated[
         "--layout", metavar="NAME|FILE.yaml", help="Naming scheme of the keys.", show_default="found from the keys"
     ),
 ]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace existing outputs.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 DeviceOption = Annotated[
     str,
@@ -63,13 +66,27 @@ def parse_bytes(text: str, flag: str) -> int:
     return size
 
 
+def check_report(out: Path | None, kind: str = "") -> None:
+    """Raises UsageError for a report folder that holds something else, or records that are not of ``kind``."""
+    from vlmerge_cli import records
+    from vlmerge_cli.reports import build
+
+    if out is None:
+        return
+    build.check(out)
+    others = {record.kind for record in records.read(out / RECORDS)} - {kind} if kind else set()
+    if others:
+        what = f"{out / RECORDS} holds other records: {', '.join(sorted(others))}"
+        raise UsageError(what, fix="name another folder for --report")
+
+
 def write_report(found: Sequence[Record], out: Path, keep: bool = False) -> None:
     """The report of ``found`` in ``out``; with ``keep`` also the records, so that it can be made again."""
     from vlmerge_cli.outputs.whole import write_whole
     from vlmerge_cli.reports import build
 
     if keep:
-        write_whole(out / "records.jsonl", "".join(record.to_json() + "\n" for record in found).encode())
+        write_whole(out / RECORDS, "".join(record.to_json() + "\n" for record in found).encode())
     written = build.write(found, out)
     if not written.has_figures:
         console.warn(build.NO_FIGURES)

@@ -66,7 +66,7 @@ def gather(name: str, target: Target, choices: Choices, layout: Layout | None = 
 
 def collect(opened: Checkpoint, survey: Survey, target: Target, choices: Choices) -> dict[str, Any]:
     """Collect and write; returns what the file says about itself. Raises every error of the things it opens."""
-    target.check()
+    target.check(shard.path for shard in opened.shards)
     if not survey.groups:
         what = "the checkpoint is modality-agnostic already: no slot has more than one expert"
         raise PlanError(what, where=opened.name)
@@ -80,6 +80,7 @@ def collect(opened: Checkpoint, survey: Survey, target: Target, choices: Choices
     )  # fmt: skip
     with _model_threads(choices):
         described = rounds.run(job, data)
+    opened.check_unchanged()
     if data.bad.num_bad:
         console.warn(data.bad.report())
     missing = expert_inputs.without_tokens_of(survey, described["tokens"])

@@ -23,6 +23,7 @@ from vlmerge_cli.data.recorded import found_again
 from vlmerge_cli.errors import CheckpointError, MergeError
 from vlmerge_cli.methods import linalg
 from vlmerge_cli.methods.linalg import packed_size, packed_width
+from vlmerge_cli.outputs.replacing import hub_name, in_hub_cache
 from vlmerge_cli.version import __version__
 
 if TYPE_CHECKING:
@@ -47,7 +48,9 @@ def write(
 
 
 def sibling_grams(checkpoint: NamedTensors) -> Path:
-    """Where the Grams of a checkpoint lie unless the user says otherwise."""
+    """Where the Grams of a checkpoint lie unless the user says otherwise; those of one in a Hub cache lie here."""
+    if in_hub_cache(checkpoint.path.absolute()):
+        return Path(hub_name(checkpoint.path.absolute()) + SUFFIX)
     path = checkpoint.path.resolve() if checkpoint.folder else checkpoint.path
     return path.with_name(path.name.removesuffix(".safetensors") + SUFFIX)
 
@@ -72,6 +75,7 @@ def add(sources: Sequence[str | Path], target: Target) -> dict[str, Any]:
     """
     import numpy as np
 
+    target.check(Path(source) for source in sources)
     with ExitStack() as stack:
         files = [stack.enter_context(open_checkpoint(str(source))) for source in sources]
         described = _combined(files)

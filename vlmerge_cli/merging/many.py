@@ -66,6 +66,7 @@ def run(ready: Sequence[opening.Prepared], folder: Path, settings: merge.Setting
                 lambda every: every[0].count,
                 lambda _: None,
             )
+        ready[0].check_unchanged()
     return paths
 
 

@@ -80,6 +80,7 @@ def run(ready: Prepared, target: Target, settings: Settings, advance: Callable[[
     ready = replace(ready, plan=job.plan)
     with output_of(ready, target, settings.full_digest, shared=True) as output:
         execute(job, output, advance)
+        ready.check_unchanged()
     before, after = ready.num_parameters
     return Summary(
         output=str(target.path),

@@ -21,6 +21,7 @@ from vlmerge_cli.layouts.layout import Layout, Slot
 from vlmerge_cli.layouts.survey import find
 from vlmerge_cli.merging.plan import Plan, Request, make_plan
 from vlmerge_cli.methods.method import Method
+from vlmerge_cli.outputs.replacing import hub_name, in_hub_cache
 
 #: Stands for any linear slot when a method is asked whether it ever needs Grams.
 ANY_LINEAR = (Slot(0, "weight", "linear"),)
@@ -55,6 +56,15 @@ class Prepared:
         before = sum(t.num_elements for t in self.checkpoint.tensors.values() if is_parameter(t.dtype))
         after = sum(s.num_elements for s in self.plan.specs.values() if is_parameter(s.dtype))
         return before, after
+
+    def check_unchanged(self) -> None:
+        """Raises CheckpointError when an input changed since it was opened."""
+        for source in self.sources:
+            source.check_unchanged()
+
+    @property
+    def sources(self) -> list[Checkpoint]:
+        return [source for source in (self.checkpoint, self.base, self.grams) if source is not None]
 
 
 @contextmanager
@@ -127,24 +137,17 @@ def completed(ready: Sequence[Prepared], device: str) -> list[Prepared]:
 
 def check_output(ready: Prepared, target: Target) -> None:
     """Raises UsageError for an output that exists, cannot be there, or is or holds an input."""
-    target.check()
-    path = target.path
-    taken = {path.resolve()}
-    for source in (ready.checkpoint, ready.base, ready.grams):
-        for shard in source.shards if source is not None else ():
-            at = shard.path.resolve()
-            if taken & {at, *at.parents} or (path.exists() and path.samefile(shard.path)):
-                raise UsageError(f"the output {path} holds an input: {shard.path}", fix="name another -o/--output")
+    target.check(shard.path for source in ready.sources for shard in source.shards)
 
 
 def default_output(checkpoint: Checkpoint) -> Path:
-    """``ckpt.merged.safetensors`` beside a file, ``folder.merged`` beside a folder; Hub models go here."""
+    """``ckpt.merged.safetensors`` beside a file, ``folder.merged`` beside a folder; for a Hub cache it is here."""
     path = checkpoint.path
+    if in_hub_cache(path.absolute()):
+        return Path(hub_name(path.absolute()) + ".merged")
     if checkpoint.folder is None:
         return path.with_name(path.name.removesuffix(".safetensors") + ".merged.safetensors")
-    if Path(checkpoint.name).exists():
-        return path.resolve().with_name(path.resolve().name + ".merged")
-    return Path(checkpoint.name.partition("@")[0].rpartition("/")[2] + ".merged")
+    return path.resolve().with_name(path.resolve().name + ".merged")
 
 
 def _open_base(inputs: Inputs, method: Method, stack: ExitStack) -> Checkpoint | None:

@@ -27,17 +27,21 @@ def check_place(path: Path, inputs: Iterable[Path] = ()) -> None:
         exists = path.exists()
     except OSError as error:  # a loop of links, a name that is too long
         raise UsageError(f"{path} cannot be written to: {error.strerror or error}") from None
+    check_no_cache(path)
+    for one in inputs:
+        at = one.resolve()
+        inside = exists and whole.is_file() and at in whole.parents  # a file of a folder that is an input
+        if whole in (at, *at.parents) or inside or (exists and one.exists() and path.samefile(one)):
+            raise UsageError(f"the output {path} holds an input: {one}", fix="name another -o/--output")
     here = Path.cwd()
     if whole.is_dir() and whole in (here, *here.parents):
         raise UsageError(f"{path} is the current folder or one above it", fix="name a folder of its own")
-    if in_hub_cache(whole):
-        fix = "name an output elsewhere: a changed cache is a corrupted one"
-        raise UsageError(f"{path} lies in a cache of the Hugging Face Hub", fix=fix)
-    for one in inputs:
-        at = one.resolve()
-        if whole in (at, *at.parents) or (exists and one.exists() and path.samefile(one)):
-            what = "is" if whole == at or not whole.is_dir() else "holds"
-            raise UsageError(f"the output {path} {what} an input: {one}", fix="name another output")
+
+
+def check_no_cache(path: Path) -> None:
+    """Raises UsageError for what lies in a cache of the Hub: even a new file there makes it a corrupted one."""
+    if in_hub_cache(path.resolve()):
+        raise UsageError(f"{path} lies in a cache of the Hugging Face Hub", fix="name an output elsewhere")
 
 
 def check_file(path: Path, force: bool, inputs: Iterable[Path] = ()) -> None:
@@ -81,6 +85,11 @@ def in_hub_cache(path: Path) -> bool:
     """Whether a path lies in huggingface_hub's cache, below a ``models--ORG--NAME`` with ``snapshots`` or ``blobs``."""
     named = [folder for folder in (path, *path.parents) if folder.name.startswith(("models--", "datasets--"))]
     return any((folder / part).is_dir() for folder in named for part in ("snapshots", "blobs"))
+
+
+def hub_name(path: Path) -> str:
+    """``NAME`` of ``models--ORG--NAME`` in the path of something in a cache."""
+    return next(folder.name for folder in (path, *path.parents) if "--" in folder.name).rpartition("--")[2]
 
 
 def inputs_of(*names: str | Path | None) -> list[Path]:

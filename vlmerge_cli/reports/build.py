@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vlmerge_cli import records
-from vlmerge_cli.errors import DataError
+from vlmerge_cli.errors import DataError, UsageError
+from vlmerge_cli.outputs.replacing import check_no_cache
 from vlmerge_cli.outputs.whole import write_whole
 from vlmerge_cli.records import Record
 from vlmerge_cli.reports.document import Document, Section
@@ -36,6 +37,9 @@ PAGES = (
 
 
 NO_FIGURES = "no figures: matplotlib is not installed; pip install 'vlmerge[plot]'"
+
+#: What every report has; a folder with some of these names and not all holds no report.
+PARTS = ("index.html", "report.md", "report.tex")
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,16 @@ def document(found: Sequence[Record]) -> Document:
     return Document(first.title, first.subtitle(found), parts)
 
 
+def check(out: Path) -> None:
+    """Raises UsageError where a report would replace what is none: index.html and others of a stranger's."""
+    check_no_cache(out)
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file", fix="name a folder for the report")
+    there = [name for name in PARTS if (out / name).exists()]
+    if there and len(there) < len(PARTS):
+        raise UsageError(f"{out / there[0]} is no part of a report", fix="name another folder for the report")
+
+
 def write(found: Sequence[Record], out: Path) -> Written:
     """index.html, report.md, report.tex, tables/*.csv and figures/*.svg and *.png; the same bytes for the same records.
 
@@ -90,9 +104,9 @@ def write(found: Sequence[Record], out: Path) -> Written:
     panels = {figure.name: drawing.panel_svgs(figure) for figure in made.figures()} if drawn else {}
     legends = {figure.name: drawing.legend(figure) for figure in made.figures()}
     files: dict[str, bytes] = {
-        "index.html": html.render(made, panels, legends).encode(),
-        "report.md": markdown.render(made, drawn).encode(),
-        "report.tex": latex.render(made, drawn).encode(),
+        PARTS[0]: html.render(made, panels, legends).encode(),
+        PARTS[1]: markdown.render(made, drawn).encode(),
+        PARTS[2]: latex.render(made, drawn).encode(),
     }
     files |= {f"tables/{table.name}.csv": csv.table_csv(table).encode() for table in made.tables()}
     if verdicts := list(made.verdicts()):

@@ -39,10 +39,10 @@ class Merging:
         with opening.prepared(self.inputs, self.made(), self.request):
             pass
 
-    def write(self, path: Path) -> merge.Summary:
+    def write(self, path: Path, force: bool = True) -> merge.Summary:
         """Into a folder, or a file where ``path`` is called .safetensors; whole or absent."""
         with opening.prepared(self.inputs, self.made(), self.request) as ready:
-            return merge.run(ready, Target(path, True, False), merge.Settings(device="cpu"), lambda _: None)
+            return merge.run(ready, Target(path, force, False), merge.Settings(device="cpu"), lambda _: None)
 
     @property
     def inputs(self) -> opening.Inputs:
