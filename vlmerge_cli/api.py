@@ -222,8 +222,9 @@ def collect_grams(
 def convert(source: PathLike, target: PathLike, *, force: bool = False, sync: bool = True) -> Conversion:
     """PyTorch files (.ckpt .pt .pth .bin) to safetensors, without running what is in them. Raises CheckpointError."""
     from vlmerge_cli.checkpoint.legacy import convert as converted
+    from vlmerge_cli.weights.inferred_config import told_config
 
-    return converted(Path(source), Path(target), force=force, sync=sync)
+    return converted(Path(source), Path(target), force=force, sync=sync, config_of=told_config)
 
 
 @contextmanager

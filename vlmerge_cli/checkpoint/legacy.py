@@ -12,10 +12,10 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -42,6 +42,9 @@ DTYPES = {
     torch.int8: "I8", torch.uint64: "U64", torch.uint32: "U32", torch.uint16: "U16", torch.uint8: "U8",
     torch.bool: "BOOL", torch.complex64: "C64",
 }  # fmt: skip
+
+#: What the shapes of weights tell of their model; None: nothing.
+ConfigOf: TypeAlias = Callable[[Mapping[str, tuple[int, ...]]], dict[str, Any] | None]
 
 
 @dataclass(frozen=True)
@@ -94,9 +97,12 @@ def open_legacy(path: Path) -> Legacy:
     return _unwrap(_load(path), str(path))
 
 
-def convert(source: Path, target: Path, *, force: bool = False, sync: bool = True) -> Summary:
+def convert(
+    source: Path, target: Path, *, force: bool = False, sync: bool = True, config_of: ConfigOf = lambda _: None
+) -> Summary:
     """Write the tensors of ``source`` as safetensors: a file, or a folder with its companions.
 
+    ``config_of`` says what the shapes tell of the model, which is kept with the weights.
     Every tensor is kept, those that share memory each on its own. Memory: the mapped file and one tensor.
     Raises CheckpointError (see open_legacy) and UsageError for a target that may not be written.
     """
@@ -104,7 +110,10 @@ def convert(source: Path, target: Path, *, force: bool = False, sync: bool = Tru
     place.check([source, *source.iterdir()] if source.is_dir() else [source])
     legacy = open_legacy(source)
     specs = {key: _spec(key, tensor, str(source)) for key, tensor in legacy.tensors.items()}
-    about = {"converted_from": source.name, "unwrapped": list(legacy.unwrapped)}
+    about: dict[str, Any] = {"converted_from": source.name, "unwrapped": list(legacy.unwrapped)}
+    config = config_of({key: spec.shape for key, spec in specs.items()})
+    if config is not None:
+        about["config"] = config
     metadata = {"format": "pt", "vlmerge": json.dumps(about, sort_keys=True)}
     extras = _companions(source) if source.is_dir() and not place.is_file else {}
     with writer.create(place, specs, metadata, extras) as output:

@@ -32,6 +32,10 @@ def command(
     tokenizer: Annotated[
         str | None, typer.Option("--tokenizer", help="vocab.txt, Hub id or bundled.", show_default="the checkpoint's")
     ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="A=B", help="What CKPT does not tell of the model, such as fusion_layer=8."),
+    ] = None,
     num_workers: Annotated[int, typer.Option("--num-workers", min=0, help="Processes that read.")] = 0,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without samples that cannot be used.")] = False,
     precision: Annotated[str, typer.Option("--precision", metavar="float32|bfloat16|float16|float64")] = "float32",
@@ -49,12 +53,13 @@ def command(
     if predictions is not None:
         check_file(predictions, force, inputs_of(checkpoint, tokenizer))
     where = devices.for_model(device)
+    from vlmerge_cli.training.pretrain_config import chosen_settings
     from vlmerge_cli.training.scoring import Question, score
 
     question = Question(
         task, tuple(data or ()), split, tokenizer=tokenizer, chunk_size=chunk_size,
         max_samples=max_samples, num_workers=num_workers, precision=precision,
-        max_bad_ratio=1.0 if skip_bad else 0.0,
+        max_bad_ratio=1.0 if skip_bad else 0.0, model=chosen_settings(None, {}, set_ or []),
     )  # fmt: skip
     found = score(checkpoint, question, where)
     scores = found.scores

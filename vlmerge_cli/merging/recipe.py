@@ -12,6 +12,7 @@ from vlmerge_cli.checkpoint.writer import Output, Target, create
 from vlmerge_cli.merging.opening import Prepared
 from vlmerge_cli.merging.plan import Merge, Plan
 from vlmerge_cli.version import __version__
+from vlmerge_cli.weights.inferred_config import told_config
 from vlmerge_cli.weights.vocabulary import moved
 
 #: Small files of a folder that go along with its weights: configurations, tokenizers, templates.
@@ -54,10 +55,15 @@ def recipe(ready: Prepared, full_digest: bool = False) -> dict[str, Any]:
             **({"earlier": earlier} if isinstance(earlier, dict) else {}),
         },
     }
-    config = ready.checkpoint.config()
+    config = ready.checkpoint.config() or _told(ready.checkpoint)
     if config is not None:
         about["config"] = _merged_config(config, plan)
     return about
+
+
+def _told(checkpoint: Checkpoint) -> dict[str, Any] | None:
+    """What the weights tell while the experts are there: afterwards nothing tells where fusion begins."""
+    return told_config({key: tensor.shape for key, tensor in checkpoint.tensors.items()}, checkpoint.name)
 
 
 def _merged_config(config: dict[str, Any], plan: Plan) -> dict[str, Any]:

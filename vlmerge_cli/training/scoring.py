@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from vlmerge_cli.data.shapes.options import ShapesOptions
 from vlmerge_cli.data.source_spec import parse
 from vlmerge_cli.data.sources import DataSet, open_data
 from vlmerge_cli.data.tokenizer import Tokenizer
+from vlmerge_cli.errors import UsageError
 from vlmerge_cli.steps import precision
 from vlmerge_cli.steps.evaluation import Evaluation, Scores
 from vlmerge_cli.tasks.task import Measure, measure
@@ -41,6 +42,7 @@ class Question:
     max_bad_ratio: float = 0.0
     check: Check = "exists"
     view: str | None = None  # what is seen of an image (VIEWS); None: as the checkpoint's head was trained
+    model: dict[str, Any] = field(default_factory=dict)  # settings of the model that a checkpoint does not tell
 
 
 @dataclass(frozen=True)
@@ -60,17 +62,26 @@ class Answer:
 def score(checkpoint: str, question: Question, device: str = "cpu") -> Answer:
     """Load a checkpoint and evaluate it. Raises UsageError for one without the head, CheckpointError, DataError."""
     precision.check(question.precision)
-    start, asked = look(checkpoint), measure(question.task)
+    start, asked = look(checkpoint, question.model), measure(question.task)
+    _check_told(start, question.model)
     asked.check(start.config)
     question = replace(question, data=start.data(question.data))
     tokenizer = start.load_tokenizer(start.config, question.tokenizer)
     bad = BadSamples(question.max_bad_ratio)
     data = open_split(question, start, asked, bad)
     named = named_data(question.data, shapes_of(question, start))
-    model = precision.cast(VLModel.from_pretrained(checkpoint).to(device), question.precision)
+    model = precision.cast(VLModel.from_pretrained(checkpoint, config=start.config).to(device), question.precision)
     evaluation = evaluation_of(question, start, model, data, bad, tokenizer)
     console.say(f"{asked.name}: {len(data)} samples of {question.split} of {', '.join(named)}")
     return timed(lambda: asked.evaluate(evaluation), bad, named)
+
+
+def _check_told(start: Start, given: Mapping[str, Any]) -> None:
+    """Raises UsageError for a setting that the checkpoint has otherwise."""
+    for name, value in given.items():
+        if getattr(start.config, name, None) != value:
+            what = f"--set {name}={value}: the checkpoint says {getattr(start.config, name, 'nothing of it')}"
+            raise UsageError(what, fix="leave it out: it is for what a checkpoint does not tell")
 
 
 def timed(evaluate: Callable[[], Scores], bad: BadSamples, named: tuple[str, ...]) -> Answer:

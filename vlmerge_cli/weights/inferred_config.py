@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+from vlmerge_cli import console
 from vlmerge_cli.errors import CheckpointError, UsageError
 from vlmerge_cli.model.config import ModelConfig, grid_of
 
@@ -23,7 +24,24 @@ _HEAD_OF = {"ifm_vl_text_proj.": "itc", "itm_score.": "itm", "mlm_score.": "mlm"
 _PUBLISHED_TEXT_ROOM = 196
 
 
+class Inferred(NamedTuple):
+    """A configuration, and which of its fields the weights did not tell."""
+
+    config: ModelConfig
+    guessed: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """The guesses in words."""
+        values = ", ".join(f"{name} {getattr(self.config, name)}" for name in self.guessed)
+        return f"the weights do not tell {', '.join(self.guessed)}: taken to be {values}"
+
+
 def infer_config(shapes: Shapes, where: str = "", **known: Any) -> ModelConfig:
+    """See ``inferred``."""
+    return inferred(shapes, where, **known).config
+
+
+def inferred(shapes: Shapes, where: str = "", **known: Any) -> Inferred:
     """The model whose weights have these shapes; ``known`` fields are taken as given.
 
     What leaves no trace in weights (dropout, stochastic depth, joint_below_fusion) gets its default.
@@ -50,10 +68,28 @@ def infer_config(shapes: Shapes, where: str = "", **known: Any) -> ModelConfig:
     if untold:
         fix = "put a config.json beside the weights, or give these settings"
         raise CheckpointError(f"the weights do not tell {', '.join(untold)}", where=where, fix=fix)
+    told = {"fusion_layer": any(".vl." in key for key in shapes), "max_text_tokens": _text_length(shapes) is not None}
+    guessed = tuple(name for name, is_told in told.items() if not is_told and name not in known)
     try:
-        return ModelConfig(**found)
+        return Inferred(ModelConfig(**found), guessed)
     except UsageError as error:
         raise CheckpointError(error.what, where=where) from None
+
+
+def told_config(shapes: Shapes, where: str = "") -> dict[str, Any] | None:
+    """What is stored of a checkpoint that carries no configuration, while its experts tell where fusion begins.
+
+    None for one that does not tell it, and for other weights. What else is guessed is said.
+    """
+    try:
+        found = inferred(shapes, where)
+    except CheckpointError:
+        return None
+    if "fusion_layer" in found.guessed:
+        return None
+    if found.guessed:
+        console.warn(str(found))
+    return found.config.to_dict()
 
 
 def _sharing(shapes: Shapes) -> dict[str, bool]:
@@ -82,11 +118,15 @@ def _fusion(shapes: Shapes, num_layers: int) -> dict[str, int]:
     return {"fusion_layer": PUBLISHED_FUSION[num_layers]} if num_layers in PUBLISHED_FUSION else {}
 
 
-def _positions(shapes: Shapes, found: Mapping[str, Any]) -> dict[str, Any]:
-    """Image size, text length and attention heads, from the position tables."""
+def _text_length(shapes: Shapes) -> int | None:
     text_keys = {"text_embeddings.position_embeddings.weight": 0, "text_relative_position_index": 0,
                  "text_embeddings.position_ids": 1}  # fmt: skip
-    text = next((shapes[key][axis] for key, axis in text_keys.items() if key in shapes), None)
+    return next((shapes[key][axis] for key, axis in text_keys.items() if key in shapes), None)
+
+
+def _positions(shapes: Shapes, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Image size, text length and attention heads, from the position tables."""
+    text = _text_length(shapes)
     patch_px = found["patch_px"]
     table = shapes.get("relative_position_bias_table")
     if table is None:

@@ -19,7 +19,7 @@ from vlmerge_cli.errors import CheckpointError
 from vlmerge_cli.model.config import MODEL_TYPE, ModelConfig
 from vlmerge_cli.model.network import Network
 from vlmerge_cli.weights import vocabulary
-from vlmerge_cli.weights.inferred_config import infer_config
+from vlmerge_cli.weights.inferred_config import inferred
 from vlmerge_cli.weights.load import StartReport, plan
 from vlmerge_cli.weights.model_folder import CARD_NAME, CONFIG_NAME, card_text, write_folder
 from vlmerge_cli.weights.start_values import init_weights
@@ -174,10 +174,13 @@ def config_of(
     where: str,
     changes: Mapping[str, Any],
 ) -> ModelConfig:
-    """The stored configuration, or the one that the shapes tell."""
+    """The stored configuration, or the one that the shapes tell; what they do not tell is guessed and said."""
     if isinstance(given, ModelConfig):
         return given
     if given is not None and given.get("model_type", MODEL_TYPE) == MODEL_TYPE:
         return ModelConfig.from_dict(given, where)
     known = {name: changes[name] for name in ("fusion_layer", "num_heads", "max_text_tokens") if name in changes}
-    return infer_config({key: tuple(tensor.shape) for key, tensor in tensors.items()}, where, **known)
+    found = inferred({key: tuple(tensor.shape) for key, tensor in tensors.items()}, where, **known)
+    if found.guessed:
+        console.warn(f"{where}: {found}")
+    return found.config
