@@ -24,7 +24,7 @@ from benchmarks.gpu import gpu_of, largest_difference
 from benchmarks.harness import save
 from vlmerge_cli import console, devices, records
 from vlmerge_cli.checkpoint.reader import open_checkpoint
-from vlmerge_cli.checkpoint.writer import Target
+from vlmerge_cli.checkpoint.target import Target
 from vlmerge_cli.data import tokenizer
 from vlmerge_cli.data.bad import BadSamples
 from vlmerge_cli.data.batch import Batch

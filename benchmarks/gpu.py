@@ -26,7 +26,7 @@ from benchmarks import distance, harness, inputs, limits, solve, sums
 from benchmarks.harness import VLMERGE, Command, compare, num_runs, remove, save, spread, time_process
 from vlmerge_cli import console, devices
 from vlmerge_cli.checkpoint.reader import open_checkpoint
-from vlmerge_cli.checkpoint.writer import Target
+from vlmerge_cli.checkpoint.target import Target
 from vlmerge_cli.distances.measure import measure as measure_distances
 from vlmerge_cli.engine.arrays import NumpyArrays
 from vlmerge_cli.grams.sums import TorchSums

@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.gpu import gpu_of, turns
 from benchmarks.harness import WORK, save, spread
 from vlmerge_cli import console, devices
-from vlmerge_cli.checkpoint.writer import Target
+from vlmerge_cli.checkpoint.target import Target
 from vlmerge_cli.data import tokenizer
 from vlmerge_cli.data.bad import BadSamples
 from vlmerge_cli.data.batch import Batch

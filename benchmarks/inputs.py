@@ -10,7 +10,8 @@ from pathlib import Path
 from benchmarks.harness import WORK
 from fixtures.build import SIZES, Size, blocks, build, expert_specs
 from vlmerge_cli.checkpoint.header import Spec
-from vlmerge_cli.checkpoint.writer import Target, create
+from vlmerge_cli.checkpoint.target import Target
+from vlmerge_cli.checkpoint.writer import create
 from vlmerge_cli.engine.arrays import narrow
 
 SHARD_BYTES = 2_200_000_000

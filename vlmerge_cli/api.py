@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from vlmerge_cli import console, devices
 from vlmerge_cli.checkpoint.reader import open_checkpoint
-from vlmerge_cli.checkpoint.writer import Target
+from vlmerge_cli.checkpoint.target import Target
 from vlmerge_cli.errors import UsageError, nearest
 from vlmerge_cli.layouts.layout import Layout, named
 from vlmerge_cli.layouts.survey import find

@@ -9,8 +9,9 @@ import pytest
 from tests.helpers import read_raw
 from vlmerge_cli.checkpoint import writebehind, writer
 from vlmerge_cli.checkpoint.header import Spec
+from vlmerge_cli.checkpoint.target import Target
 from vlmerge_cli.checkpoint.writebehind import WriteBehind, joined
-from vlmerge_cli.checkpoint.writer import Target, create
+from vlmerge_cli.checkpoint.writer import create
 
 
 @pytest.fixture

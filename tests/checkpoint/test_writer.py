@@ -11,8 +11,10 @@ import pytest
 from tests.helpers import encode, leftovers, load, read_raw
 from vlmerge_cli.checkpoint import writer
 from vlmerge_cli.checkpoint.header import Spec
-from vlmerge_cli.checkpoint.writer import Target, create
+from vlmerge_cli.checkpoint.target import Target
+from vlmerge_cli.checkpoint.writer import create
 from vlmerge_cli.errors import CheckpointError, UsageError
+from vlmerge_cli.outputs import temporary
 
 SPECS = {"a": Spec("F32", (4,)), "b": Spec("I64", (3,)), "empty": Spec("F32", (0,)), "c": Spec("U8", (5,))}
 DATA = {
@@ -130,7 +132,7 @@ def test_what_got_the_name_meanwhile_stays(
     name: str, has_renameat2: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not has_renameat2:
-        monkeypatch.setattr(writer, "_renameat2", lambda *_: False)
+        monkeypatch.setattr(temporary, "_renameat2", lambda *_: False)
     target = Target(tmp_path / name)
     with pytest.raises(UsageError, match="exists"), writer.create(target, {"a": Spec("U8", (1,))}, {}) as output:
         output.write("a", 0, b"x")
@@ -184,7 +186,7 @@ def test_leftovers_of_killed_runs_go_and_those_of_living_ones_stay(name: str, tm
     with create(target, SPECS, {}) as output:
         assert not dead.exists()
         (living,) = (p for p in tmp_path.glob(".*.partial") if p != other)
-        writer.remove_leftovers(target.path)
+        temporary.remove_leftovers(target.path)
         assert living.exists(), "it is locked"
         fill(output)
     assert leftovers(tmp_path) == [other.name]

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tests.grams.test_collector import captured, error_of
-from vlmerge_cli.checkpoint.writer import Target
+from vlmerge_cli.checkpoint.target import Target
 from vlmerge_cli.grams.collector import collect_grams, find_sites
 from vlmerge_cli.layouts.layout import Layout, load
 from vlmerge_cli.merging import merge, opening

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from vlmerge_cli.checkpoint.reader import open_checkpoint
-from vlmerge_cli.checkpoint.writer import Target
+from vlmerge_cli.checkpoint.target import Target
 from vlmerge_cli.errors import CheckpointError, UsageError
 from vlmerge_cli.grams import expert_inputs, gram_file, rounds
 from vlmerge_cli.grams.collector import Collector, find_sites

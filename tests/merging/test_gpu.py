@@ -16,7 +16,8 @@ import torch
 from tests.helpers import NUMPY, Tensors, expert_key, fails, load, method_arguments, ok, read_raw, save_all, tiny
 from vlmerge_cli import devices
 from vlmerge_cli.checkpoint.reader import open_checkpoint
-from vlmerge_cli.checkpoint.writer import Output, Target, create
+from vlmerge_cli.checkpoint.target import Target
+from vlmerge_cli.checkpoint.writer import Output, create
 from vlmerge_cli.engine import torcharrays
 from vlmerge_cli.engine.torcharrays import TorchArrays
 from vlmerge_cli.errors import MergeError, UsageError

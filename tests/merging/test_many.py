@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from vlmerge_cli.checkpoint.reader import Checkpoint
-from vlmerge_cli.checkpoint.writer import Target
+from vlmerge_cli.checkpoint.target import Target
 from vlmerge_cli.errors import PlanError
 from vlmerge_cli.merging import merge, opening
 from vlmerge_cli.merging.many import sweep

@@ -22,6 +22,7 @@ import torch
 from vlmerge_cli.checkpoint import writer
 from vlmerge_cli.checkpoint.header import Spec
 from vlmerge_cli.checkpoint.reader import PICKLES
+from vlmerge_cli.checkpoint.target import Target
 from vlmerge_cli.errors import CheckpointError, nearest
 from vlmerge_cli.results import Result
 
@@ -106,7 +107,7 @@ def convert(
     Every tensor is kept, those that share memory each on its own. Memory: the mapped file and one tensor.
     Raises CheckpointError (see open_legacy) and UsageError for a target that may not be written.
     """
-    place = writer.Target(target, force=force, sync=sync)
+    place = Target(target, force=force, sync=sync)
     place.check([source, *source.iterdir()] if source.is_dir() else [source])
     legacy = open_legacy(source)
     specs = {key: _spec(key, tensor, str(source)) for key, tensor in legacy.tensors.items()}

@@ -2,21 +2,17 @@
 
 The header is known before the first tensor is read, so the file is created at full size under a temporary
 name in the target's folder, filled at known offsets in any order, checked byte by byte count, synced and
-renamed. A temporary is locked while its process lives: an unlocked one was left by a killed run and is
-removed by the next run to the same target.
+renamed.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
-import shutil
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,81 +20,13 @@ from vlmerge_cli import ranks
 from vlmerge_cli.checkpoint import header as headers
 from vlmerge_cli.checkpoint.header import Header, Spec
 from vlmerge_cli.checkpoint.reader import INDEX_NAME, SINGLE_NAME
+from vlmerge_cli.checkpoint.target import Target
 from vlmerge_cli.checkpoint.writebehind import WriteBehind, is_large
-from vlmerge_cli.errors import CheckpointError, UsageError
-from vlmerge_cli.outputs.replacing import check_place, is_special
+from vlmerge_cli.errors import CheckpointError
+from vlmerge_cli.outputs.temporary import give_name, remove_leftovers, temporary_for
 
 if TYPE_CHECKING:
     from collections.abc import Buffer  # type: ignore[attr-defined]
-
-#: Endings of what a folder of weights holds.
-BESIDE_WEIGHTS = {".safetensors", ".json", ".txt", ".md", ".model", ".jinja", ".yaml", ".jsonl"}
-
-
-@dataclass(frozen=True)
-class Target:
-    """Where output goes: a ``.safetensors`` file, or any other path as a folder.
-
-    ``extras`` are small files (name -> text) that a folder gets beside its weights.
-    """
-
-    path: Path
-    force: bool = False
-    sync: bool = True
-    max_shard_bytes: int = 5_000_000_000
-
-    @property
-    def is_file(self) -> bool:
-        return self.path.suffix == ".safetensors"
-
-    def check(self, inputs: Iterable[Path] = ()) -> None:
-        """Raises UsageError when the target exists and may not be replaced, or its folder is not there.
-
-        ``force`` replaces a file, or a folder that this tool wrote and that holds nothing else; never an input.
-        """
-        if not self.force and self.path.exists() and self.path.is_dir() != self.is_file:
-            raise UsageError(f"{self.path} exists", fix="replace it with --force, or name another -o/--output")
-        check_place(self.path, inputs)
-        if not self.path.parent.is_dir():
-            raise UsageError(f"no such folder: {self.path.parent}")
-        if is_special(self.path):
-            raise UsageError(f"{self.path} is no file that can be replaced", fix="name a file or a folder")
-        if self.path.exists() or self.path.is_symlink():
-            if self.path.is_dir() == self.is_file:
-                kind = "folder" if self.path.is_dir() else "file"
-                fix = "a name in .safetensors is a file, any other a folder"
-                raise UsageError(f"{self.path} is a {kind}", fix=fix)
-            if not self.force:
-                raise UsageError(f"{self.path} is a link to nothing", fix="remove it, or name another -o/--output")
-            if self.path.is_dir() and (foreign := _foreign(self.path)):
-                fix = "--force replaces a folder whole: name another -o/--output"
-                raise UsageError(f"{self.path} is a folder that holds {foreign}", fix=fix)
-
-
-def _foreign(folder: Path) -> str:
-    """What keeps a folder from being replaced, in words; empty for one with nothing but a checkpoint of ours."""
-    names = sorted(folder.iterdir())
-    weights = [path for path in names if path.suffix == ".safetensors"]
-    if names and not weights:
-        return "no checkpoint"
-    strange = [path.name for path in names if path.is_dir() or path.suffix not in BESIDE_WEIGHTS]
-    if strange:
-        return f"{strange[0]}, which is none of its files"
-    return next((f"{path.name}, which vlmerge has not written" for path in weights if not _is_ours(path)), "")
-
-
-def _is_ours(path: Path) -> bool:
-    """Whether a file's metadata say that this tool wrote it."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        return "vlmerge" in headers.read(fd, str(path)).metadata
-    except CheckpointError:
-        return False
-    finally:
-        os.close(fd)
 
 
 class Output:
@@ -214,7 +142,7 @@ def create(
     target.check()
     remove_leftovers(target.path)
     try:
-        with _temporary(target.path, folder=not target.is_file) as temporary:
+        with temporary_for(target.path, folder=not target.is_file) as temporary:
             folder = temporary
             if target.is_file:
                 folder, files = temporary.parent, {temporary.name: files[target.path.name]}
@@ -231,7 +159,7 @@ def create(
                 output.finish(target.sync)
             finally:
                 output.close()
-            _swap(temporary, target)
+            give_name(temporary, target.path, target.force, target.sync)
     except OSError as error:
         raise _refused(error, target.path) from error
     if together:
@@ -283,117 +211,6 @@ def _sharded(
     return files, {INDEX_NAME: (json.dumps(index, indent=2) + "\n").encode()}
 
 
-# --- temporaries ---
-
-
-def remove_leftovers(path: Path) -> None:
-    """Remove the temporaries that killed runs to this target left behind; those of living runs stay."""
-    for leftover in path.parent.glob(f".{_escaped(path.name)}.*.partial"):
-        with suppress(OSError), _locked(leftover):
-            _remove(leftover)
-
-
-@contextmanager
-def _temporary(path: Path, folder: bool) -> Iterator[Path]:
-    """A locked, empty temporary beside ``path``; removed on the way out unless it was renamed."""
-    temporary = path.parent / f".{path.name}.{os.urandom(4).hex()}.partial"
-    try:  # from here on: an interrupt can come as soon as it is there
-        if folder:
-            temporary.mkdir()
-        else:
-            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-        with _locked(temporary):
-            yield temporary
-    finally:
-        _remove(temporary)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold an advisory lock on a file or folder; BlockingIOError when another process has it."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):  # a file system without locks
-                raise
-        yield
-    finally:
-        os.close(fd)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _swap(temporary: Path, target: Target) -> None:
-    """Give the temporary its final name; a folder that is in the way changes places with it."""
-    if target.sync and temporary.is_dir():
-        for path in temporary.iterdir():
-            _sync_path(path)
-        _sync_path(temporary)
-    if not target.force:
-        _rename_new(temporary, target.path)
-    elif temporary.is_dir() and target.path.exists():
-        _exchange(temporary, target.path)  # the old folder now has the temporary's name and is removed with it
-    else:
-        temporary.replace(target.path)
-    if target.sync:
-        _sync_path(target.path.parent)
-
-
-def _rename_new(temporary: Path, path: Path) -> None:
-    """Rename, unless something has got the name meanwhile. Raises UsageError."""
-    if _renameat2(temporary, path, RENAME_NOREPLACE):
-        return
-    if path.exists():
-        raise UsageError(f"{path} exists", fix="another process has just written it: name another -o/--output")
-    temporary.rename(path)
-
-
-def _exchange(one: Path, other: Path) -> None:
-    """Let two folders change names in one step, or else in three."""
-    if _renameat2(one, other, RENAME_EXCHANGE):
-        return
-    aside = other.with_name(f".{other.name}.{os.urandom(4).hex()}.old")
-    other.rename(aside)
-    one.rename(other)
-    aside.rename(one)
-
-
-RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
-
-
-def _renameat2(one: Path, other: Path, flag: int) -> bool:
-    """Linux's renameat2; False where this system or file system has it not. Raises OSError and UsageError (exists)."""
-    import ctypes
-
-    here = -100  # AT_FDCWD
-    libc = ctypes.CDLL(None, use_errno=True)
-    if not hasattr(libc, "renameat2"):
-        return False
-    if libc.renameat2(here, os.fsencode(one), here, os.fsencode(other), flag) == 0:
-        return True
-    number = ctypes.get_errno()
-    if number == errno.EEXIST:
-        raise UsageError(f"{other} exists", fix="another process has just written it: name another -o/--output")
-    if number in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
-        return False
-    raise OSError(number, os.strerror(number), str(other))
-
-
-def _sync_path(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def _reserve(fd: int, num_bytes: int) -> None:
     """Give the file its size at once: twice as fast to fill, and a full disk shows before any work."""
     try:
@@ -402,10 +219,6 @@ def _reserve(fd: int, num_bytes: int) -> None:
         if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
             raise
         os.ftruncate(fd, num_bytes)
-
-
-def _escaped(name: str) -> str:
-    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
 
 
 def _refused(error: OSError, path: Path) -> CheckpointError:

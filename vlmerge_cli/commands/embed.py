@@ -31,7 +31,7 @@ def command(
 
     The names of the pictures and the texts are in its metadata, in the same order.
     """
-    from vlmerge_cli.checkpoint.writer import Target
+    from vlmerge_cli.checkpoint.target import Target
     from vlmerge_cli.data.unpaired import lines_of
     from vlmerge_cli.errors import UsageError
 

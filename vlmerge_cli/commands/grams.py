@@ -147,7 +147,7 @@ def add(
     json: JsonOption = False,
 ) -> None:
     """Add up files that were collected on one checkpoint, over different data or in different processes."""
-    from vlmerge_cli.checkpoint.writer import Target
+    from vlmerge_cli.checkpoint.target import Target
     from vlmerge_cli.errors import UsageError
     from vlmerge_cli.grams import gram_file
 

@@ -65,7 +65,7 @@ def command(
     Scores are kept in OUT/sweep.jsonl; what is there is not done again.
     """
     from vlmerge_cli import devices
-    from vlmerge_cli.checkpoint.writer import Target
+    from vlmerge_cli.checkpoint.target import Target
     from vlmerge_cli.methods.method import method_class
     from vlmerge_cli.outputs.replacing import check_no_cache, inputs_of
     from vlmerge_cli.study import sweep

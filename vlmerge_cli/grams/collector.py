@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from vlmerge_cli import devices
 from vlmerge_cli.checkpoint.reader import open_checkpoint
-from vlmerge_cli.checkpoint.writer import Target
+from vlmerge_cli.checkpoint.target import Target
 from vlmerge_cli.engine.pool import one_blas_thread
 from vlmerge_cli.errors import LayoutError, MergeError, UsageError, nearest
 from vlmerge_cli.grams import gram_file

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from vlmerge_cli import console, devices, ranks
 from vlmerge_cli.checkpoint.reader import Checkpoint, open_checkpoint
-from vlmerge_cli.checkpoint.writer import Target
+from vlmerge_cli.checkpoint.target import Target
 from vlmerge_cli.data.bad import BadSamples
 from vlmerge_cli.data.draws import generator
 from vlmerge_cli.data.loader import Loader

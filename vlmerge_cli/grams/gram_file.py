@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from vlmerge_cli.checkpoint.header import Spec
 from vlmerge_cli.checkpoint.named_tensors import NamedTensors
 from vlmerge_cli.checkpoint.reader import Checkpoint, open_checkpoint
-from vlmerge_cli.checkpoint.writer import Target, create
+from vlmerge_cli.checkpoint.target import Target
+from vlmerge_cli.checkpoint.writer import create
 from vlmerge_cli.data.recorded import found_again
 from vlmerge_cli.errors import CheckpointError, MergeError
 from vlmerge_cli.methods import linalg

@@ -20,7 +20,7 @@ import numpy as np
 from torch import nn
 
 from vlmerge_cli import console, ranks
-from vlmerge_cli.checkpoint.writer import Target
+from vlmerge_cli.checkpoint.target import Target
 from vlmerge_cli.errors import UsageError
 from vlmerge_cli.grams import gram_file
 from vlmerge_cli.grams.collector import Collector, Site, collect_grams, find_sites

@@ -17,7 +17,8 @@ import numpy as np
 
 from vlmerge_cli.checkpoint.header import Spec
 from vlmerge_cli.checkpoint.reader import open_checkpoint
-from vlmerge_cli.checkpoint.writer import Target, create
+from vlmerge_cli.checkpoint.target import Target
+from vlmerge_cli.checkpoint.writer import create
 from vlmerge_cli.errors import CheckpointError, UsageError
 from vlmerge_cli.methods.linalg import packed_size
 

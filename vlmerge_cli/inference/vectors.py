@@ -13,7 +13,8 @@ import numpy as np
 from vlmerge_cli import console
 from vlmerge_cli.checkpoint.header import Spec
 from vlmerge_cli.checkpoint.reader import open_checkpoint
-from vlmerge_cli.checkpoint.writer import Target, create
+from vlmerge_cli.checkpoint.target import Target
+from vlmerge_cli.checkpoint.writer import create
 from vlmerge_cli.data.bad import BadSamples
 from vlmerge_cli.data.unpaired import images_in
 from vlmerge_cli.errors import DataError

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vlmerge_cli import devices
 from vlmerge_cli.checkpoint.named_tensors import Remembered, Sink
-from vlmerge_cli.checkpoint.writer import Target
+from vlmerge_cli.checkpoint.target import Target
 from vlmerge_cli.engine import pool
 from vlmerge_cli.engine.backend import make_arrays
 from vlmerge_cli.merging import merge, opening

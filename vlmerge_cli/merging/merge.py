@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmerge_cli import devices
-from vlmerge_cli.checkpoint.writer import Target
+from vlmerge_cli.checkpoint.target import Target
 from vlmerge_cli.merging.execute import execute, settled
 from vlmerge_cli.merging.job import Job
 from vlmerge_cli.merging.opening import Prepared, check_output, completed

@@ -14,7 +14,7 @@ from pathlib import Path
 from vlmerge_cli import console
 from vlmerge_cli.checkpoint.dtypes import is_parameter
 from vlmerge_cli.checkpoint.reader import Checkpoint, open_checkpoint
-from vlmerge_cli.checkpoint.writer import Target
+from vlmerge_cli.checkpoint.target import Target
 from vlmerge_cli.errors import DataError, PlanError, UsageError
 from vlmerge_cli.grams.gram_file import recorded_data, sibling_grams
 from vlmerge_cli.layouts.layout import Layout, Slot

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from vlmerge_cli.checkpoint.reader import Checkpoint
-from vlmerge_cli.checkpoint.writer import Output, Target, create
+from vlmerge_cli.checkpoint.target import Target
+from vlmerge_cli.checkpoint.writer import Output, create
 from vlmerge_cli.merging.opening import Prepared
 from vlmerge_cli.merging.plan import Merge, Plan
 from vlmerge_cli.version import __version__

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vlmerge_cli.checkpoint.writer import Target
+from vlmerge_cli.checkpoint.target import Target
 from vlmerge_cli.merging import merge, opening
 from vlmerge_cli.merging.plan import Request
 from vlmerge_cli.methods.method import Method, make

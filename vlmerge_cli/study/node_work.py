@@ -12,7 +12,7 @@ import torch
 
 from vlmerge_cli import console, ranks, records
 from vlmerge_cli.checkpoint.reader import open_checkpoint
-from vlmerge_cli.checkpoint.writer import Target
+from vlmerge_cli.checkpoint.target import Target
 from vlmerge_cli.data.tokenizer import load as load_tokenizer
 from vlmerge_cli.distances.measure import measure, pairs
 from vlmerge_cli.grams.from_data import Choices, gather

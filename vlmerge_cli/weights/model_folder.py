@@ -14,6 +14,7 @@ from vlmerge_cli.checkpoint import writer
 from vlmerge_cli.checkpoint.header import Spec
 from vlmerge_cli.checkpoint.legacy import DTYPES, as_bytes
 from vlmerge_cli.checkpoint.reader import INDEX_NAME, SINGLE_NAME
+from vlmerge_cli.checkpoint.target import Target
 from vlmerge_cli.errors import UsageError
 from vlmerge_cli.model.config import ModelConfig
 
@@ -73,7 +74,7 @@ def write_folder(
             if name != CARD_NAME or not (folder / name).exists():
                 _write_file(folder / name, content, sync)
         target, extras = folder / SINGLE_NAME, {}
-    with writer.create(writer.Target(target, force=True, sync=sync), specs, metadata, extras) as output:
+    with writer.create(Target(target, force=True, sync=sync), specs, metadata, extras) as output:
         for key, tensor in tensors.items():
             output.write(key, 0, as_bytes(tensor))
 
