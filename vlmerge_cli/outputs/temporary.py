@@ -64,8 +64,8 @@ def remove(path: Path) -> None:
 def give_name(temporary: Path, path: Path, force: bool, sync: bool) -> None:
     """Give the temporary its final name; a folder that is in the way changes places with it."""
     if sync and temporary.is_dir():
-        for path in temporary.iterdir():
-            _sync_path(path)
+        for part in temporary.iterdir():
+            _sync_path(part)
         _sync_path(temporary)
     if not force:
         _rename_new(temporary, path)
