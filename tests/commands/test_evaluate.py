@@ -123,3 +123,19 @@ def test_names_of_a_head_that_is_changed_are_not_kept(work: Path) -> None:
     kept, changed = VLModel.from_pretrained("x").about, VLModel.from_pretrained("x", heads=("itc",)).about
     assert kept["answers"] == ["a", "b", "c", "d", "e"]
     assert changed == {"recipe": {"method": "regmean"}}
+
+
+def test_a_head_is_scored_on_its_own_classes_alone(work: Path) -> None:
+    data = folder(ShapesOptions(image_px=8, **SHAPES), "classes")
+    names = sorted(path.name for path in (data / "train").iterdir())
+    for classes, said in (
+        (names, None),
+        (names[::-1], f"the head knows {len(names)} classes ({', '.join(names[:-4:-1])}, ...)"),
+        (["a", "b", "c"], f"the head knows 3 classes (a, b, c), the data have {len(names)}"),
+    ):
+        model = build(preset("micro", heads=("classification",), num_classes=len(classes), vocab_size=96))
+        model.save_pretrained("head", about={"tokenizer": "bundled", "classes": classes})
+        ask = ["evaluate", "head", "--task", "classification", "--data", str(data), "--json"]
+        result = RUN.invoke(app, ask)
+        assert result.exit_code == (0 if said is None else 1), result.stderr
+        assert said is None or said in " ".join(result.stderr.split()), result.stderr

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from vlmerge_cli.data.shapes.options import ShapesOptions
 from vlmerge_cli.data.source_spec import parse
 from vlmerge_cli.data.sources import DataSet, open_data
 from vlmerge_cli.data.tokenizer import Tokenizer
-from vlmerge_cli.errors import UsageError
+from vlmerge_cli.errors import DataError, UsageError
 from vlmerge_cli.steps import precision
 from vlmerge_cli.steps.evaluation import Evaluation, Scores
 from vlmerge_cli.tasks.task import Measure, measure
@@ -69,6 +69,7 @@ def score(checkpoint: str, question: Question, device: str = "cpu") -> Answer:
     tokenizer = start.load_tokenizer(start.config, question.tokenizer)
     bad = BadSamples(question.max_bad_ratio)
     data = open_split(question, start, asked, bad)
+    _check_classes(start, asked, data)
     named = named_data(question.data, shapes_of(question, start))
     model = precision.cast(VLModel.from_pretrained(checkpoint, config=start.config).to(device), question.precision)
     evaluation = evaluation_of(question, start, model, data, bad, tokenizer)
@@ -82,6 +83,25 @@ def _check_told(start: Start, given: Mapping[str, Any]) -> None:
         if getattr(start.config, name, None) != value:
             what = f"--set {name}={value}: the checkpoint says {getattr(start.config, name, 'nothing of it')}"
             raise UsageError(what, fix="leave it out: it is for what a checkpoint does not tell")
+
+
+def _check_classes(start: Start, asked: Measure, data: DataSet) -> None:
+    """Raises DataError for data whose classes are not those that the head numbers."""
+    if asked.kind not in ("labels", "masks"):
+        return
+    size = start.config.num_classes if asked.kind == "labels" else start.config.num_segments
+    own, theirs = start.about.get("classes") or [], data.class_names
+    named = not all(name.isdigit() for name in (*own, *theirs))
+    if len(theirs) != size or (own and named and list(own) != list(theirs)):
+        ours = f"{size} classes{_few(own)}"
+        what = f"the head knows {ours}, the data have {len(theirs)}{_few(theirs)}"
+        raise DataError(
+            what, where=", ".join(source.name for source in data.sources), fix="score it on its own classes"
+        )
+
+
+def _few(names: Sequence[str]) -> str:
+    return f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else ""
 
 
 def timed(evaluate: Callable[[], Scores], bad: BadSamples, named: tuple[str, ...]) -> Answer:
