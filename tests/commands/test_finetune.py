@@ -95,6 +95,7 @@ def test_a_sweep_scores_and_writes_the_best(ckpt: Path) -> None:
     found = json.loads(result.stdout)
     alphas = [point["merge"] and point["merge"]["settings"]["alpha"] for point in found["points"]]
     assert alphas == [None, 0.0, 0.5, 1.0]
+    assert found["points"][0]["data"] == ["shapes(image_px=8, train=40, val=13, test=8)"]
     top = max(point["scores"]["mean_recall"] for point in found["points"][1:])
     scored = RUN.invoke(app, ["evaluate", "best", "--task", "retrieval", "--json"])
     assert json.loads(scored.stdout)["scores"]["mean_recall"] == top

@@ -71,7 +71,6 @@ def command(
     from vlmerge_cli.study import sweep
     from vlmerge_cli.study.merged import Merging
     from vlmerge_cli.study.scored import scored
-    from vlmerge_cli.training.start import look
 
     flags = {option.name: option.flag for option in method_class(method).options()}
     merging = Merging(checkpoint, method, {}, base, grams, experts_for)
@@ -84,9 +83,7 @@ def command(
     check_report(report)
     check_no_cache(out)
     where = devices.for_model(device)
-    how = scored(
-        evaluate, look(checkpoint).data(tuple(data or ())), split, max_samples, finetune, set_ or [], out, where
-    )
+    how = scored(checkpoint, evaluate, tuple(data or ()), split, max_samples, finetune, set_ or [], out, where)
     found = sweep.run(merging, points, how, out)
     chosen = sweep.best(found, how.main)
     if report is not None:
@@ -101,4 +98,5 @@ def command(
     names = list(found[0].values)
     table = [[sweep.describe(r.at), *(f"{r.values[name]:.2f}" for name in names)] for r in found]
     console.show_table("", ("merge", *(name.replace("_", " ") for name in names)), table)
+    console.show(f"scored on {', '.join(how.about['data'])}, {split}")
     console.show(f"best {how.main.replace('_', ' ')}: {sweep.describe(chosen.at)}")

@@ -11,19 +11,21 @@ from vlmerge_cli.study.sweep import Scored
 from vlmerge_cli.tasks.task import measure
 from vlmerge_cli.training.finetune import Run, finetune
 from vlmerge_cli.training.finetune_config import load
-from vlmerge_cli.training.scoring import Question, score
+from vlmerge_cli.training.scoring import Question, named_data, score, shapes_of
 from vlmerge_cli.training.start import look
 
 
 def scored(
-    task: str, data: tuple[str, ...], split: str, max_samples: int, steps: int, sets: Sequence[str], folder: Path,
-    device: str = "cpu",
+    checkpoint: str, task: str, data: tuple[str, ...], split: str, max_samples: int, steps: int, sets: Sequence[str],
+    folder: Path, device: str = "cpu",
 ) -> Scored:  # fmt: skip
     """Scores of ``task`` on ``split``; with ``steps`` the last model of so long a fine-tuning in ``folder`` is scored.
 
-    Raises UsageError for settings without fine-tuning.
+    Without ``data`` that is what ``checkpoint`` was trained on. Raises UsageError for settings without fine-tuning.
     """
-    asked = measure(task)
+    asked, start = measure(task), look(checkpoint)
+    question = Question(task, start.data(data), split, max_samples=max_samples)
+    data, named = question.data, named_data(question.data, shapes_of(question, start))
     if sets and not steps:
         raise UsageError("--set belongs to --finetune", fix="--finetune STEPS")
 
@@ -34,12 +36,12 @@ def scored(
             run = Run(load(look(path), None, given, sets), folder / ".run", device)
             place = str(finetune(run, force=True))
         try:
-            return score(place, Question(task, data, split, max_samples=max_samples), device).scores.values
+            return score(place, question, device).scores.values
         finally:
             shutil.rmtree(folder / ".run", ignore_errors=True)
 
     about = {
-        "task": task, "data": list(data), "split": split, "max_samples": max_samples, "finetune_steps": steps,
+        "task": task, "data": list(named), "split": split, "max_samples": max_samples, "finetune_steps": steps,
         "settings": list(sets),
     }  # fmt: skip
     return Scored(about, asked.main, of)
