@@ -133,3 +133,9 @@ def test_maps_of_tasks_are_replaced_and_others_added_to() -> None:
     assert settings.shapes == {"num_things": (1, 2), "val": 16}
     with pytest.raises(UsageError, match="no preset"):
         load("ful", None, [])
+
+
+def test_arithmetic_without_a_common_start_is_refused() -> None:
+    with pytest.raises(UsageError, match="arithmetic needs weights that all experts started from"):
+        load("full", None, ["recipe_k_seed=0", "vision_steps=0"])
+    assert load("full", None, ["recipe_k_seed=0", "vision_steps=0", "lambdas=[]"]).lambdas == ()

@@ -272,3 +272,16 @@ def test_only_the_newest_states_are_kept(train: Train) -> None:
     folder = train("run", **{"saving.every": 4, "saving.keep": 2})
     assert [path.name for path in state.saved(folder / "state")] == ["step-00000016", "step-00000020"]
     assert json.loads((folder / "best" / "config.json").read_text())["model_type"] == "vlmerge"
+
+
+def test_no_step_after_the_seed_phase_gives_equal_experts(train: Train) -> None:
+    """λ = 0 of the paper: a specific model, each expert of which is the seed's weights."""
+    folder = train("run", steps=2, seed_steps=2)
+    seed, model = VLModel.from_pretrained(folder / "seed"), VLModel.from_pretrained(folder)
+    assert (seed.config.architecture, model.config.architecture) == ("agnostic", "specific")
+    own = seed.state_dict()
+    for key, value in model.state_dict().items():
+        for expert in ("v", "l", "vl"):
+            key = key.replace(f".{expert}.", ".")
+        assert torch.equal(value, own[key]), key
+    assert train("agnostic", steps=2, seed_steps=2, arch="agnostic").joinpath("model.safetensors").exists()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,3 +67,23 @@ def test_hard_negatives_bring_the_features_they_are_drawn_by() -> None:
     assert validated(PretrainConfig, {"objectives": only_itm}).model_of("agnostic", 64).heads == ("itc", "itm")
     never = {**only_itm, "hard_from": 1.0, "hard_full": 1.0}
     assert validated(PretrainConfig, {"objectives": never}).model_of("agnostic", 64).heads == ("itm",)
+
+
+def test_steps_say_the_same_however_they_are_given(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("steps: 20\n")
+    flags, sets, file = load(None, {"steps": 20}, []), load(None, {}, ["steps=20"]), load(tmp_path / "run.yaml", {}, [])
+    assert flags == sets == file
+    assert (flags.steps, flags.seed_steps) == (20, 10)
+    assert load(None, {"seed_steps": 3}, ["steps=20"]).seed_steps == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"seed_from": "x", "seed_steps": 0}, "seed_from has no effect without a seed phase"),
+        ({"seed_from": "x", "init": "y"}, "init has no effect beside seed_from"),
+    ],
+)
+def test_settings_without_effect_are_refused(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        load(None, given, [])

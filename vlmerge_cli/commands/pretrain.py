@@ -65,8 +65,6 @@ def command(
         "batch_size": batch_size, "init": init, "precision": precision, "parallel": parallel,
         "max_bad_ratio": max_bad_ratio,
     }  # fmt: skip
-    if steps is not None and seed_steps is None:
-        given["seed_steps"] = steps // 2  # the paper's recipe: half of the steps
     settings = load(config, given, set_ or [])
     if show_config:
         console.show(settings.to_yaml().rstrip())

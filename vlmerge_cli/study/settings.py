@@ -59,6 +59,9 @@ class StudySettings(Settings):
             raise ValueError("a share of the seed phase is not within [0, 1)")
         if self.recipe_k_seed not in self.k_seed or 0 not in self.k_seed:
             raise ValueError(f"k_seed {list(self.k_seed)} lacks 0 or recipe_k_seed {self.recipe_k_seed}")
+        if self.lambdas and not self.seed_steps(self.recipe_k_seed) and not self.vision_steps:
+            what = "arithmetic needs weights that all experts started from"
+            raise ValueError(f"{what}: give recipe_k_seed or vision_steps, or lambdas=[]")
         return self
 
     def data_of(self, task: str) -> tuple[str, ...]:

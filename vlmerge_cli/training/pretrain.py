@@ -85,6 +85,11 @@ class Run:
         return [(phase, arch) for phase, arch in both[first:] if phase.num_steps]
 
     @property
+    def ends_with_seed(self) -> bool:
+        """Whether no step follows the seed phase (λ = 0): every expert is then the seed's weights."""
+        return self.config.seed_steps == self.config.steps and self.config.arch != "agnostic"
+
+    @property
     def seed(self) -> str:
         """The checkpoint of the seed phase."""
         return self.config.seed_from or str(self.folder / "seed")
@@ -120,6 +125,26 @@ def _run_phases(run: Run, tokenizer: Tokenizer, newest: Path | None) -> None:
             _run_phase(run, phase, arch, tokenizer, log, own)
     finally:
         log.close()
+    if run.ends_with_seed:
+        _copy_seed(run, tokenizer)
+
+
+def _copy_seed(run: Run, tokenizer: Tokenizer) -> None:
+    """The model that was asked for, with the seed's weights in every expert."""
+    model = VLModel(run.config.model_of(run.config.arch, tokenizer.size))
+    console.say(load_weights(model, run.seed).summary())
+    save_model(model, run.folder, _about(run, "pretrain"), tokenizer)
+
+
+def _about(run: Run, phase: str) -> dict[str, Any]:
+    """What a checkpoint says of the run it is from."""
+    config = run.config
+    return {
+        "phase": phase,
+        "data": list(config.data),
+        "tokenizer": config.tokenizer,
+        "run": config.model_dump(mode="json"),
+    }
 
 
 def _run_phase(run: Run, phase: Phase, arch: str, tokenizer: Tokenizer, log: Log, saved: Path | None) -> None:
@@ -129,13 +154,7 @@ def _run_phase(run: Run, phase: Phase, arch: str, tokenizer: Tokenizer, log: Log
     freeze_unreached(model, lambda batch: step(batch, 0.0)[0], "pairs")  # by objectives that are left out
     ready = parallelize(step, model, parallel=config.parallel, recompute=config.recompute, compiled=config.compile)
     train, validation, bad = _loaders(run, model.config, tokenizer)
-    about = {
-        "phase": phase.name,
-        "data": list(config.data),
-        "tokenizer": config.tokenizer,
-        "run": config.model_dump(mode="json"),
-    }
-
+    about = _about(run, phase.name)
     trainer = Trainer(
         phase=phase,
         step=ready,
@@ -156,9 +175,8 @@ def _run_phase(run: Run, phase: Phase, arch: str, tokenizer: Tokenizer, log: Log
     trainer.fit(typed(train.steps(start), config.precision), start)
     if bad.num_bad:
         console.warn(f"skipped {bad.report()}")
-    save_model(
-        model, run.folder / "seed" if phase.name == "seed" and len(run.phases) > 1 else run.folder, about, tokenizer
-    )
+    is_kept_apart = phase.name == "seed" and (len(run.phases) > 1 or run.ends_with_seed)
+    save_model(model, run.folder / "seed" if is_kept_apart else run.folder, about, tokenizer)
 
 
 def _starting_model(run: Run, phase: Phase, config: ModelConfig, tokenizer: Tokenizer) -> VLModel:

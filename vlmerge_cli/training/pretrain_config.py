@@ -128,6 +128,10 @@ class PretrainConfig(RunConfig):
             raise ValueError(f"no architecture {self.arch!r}: {nearest(self.arch, ARCHITECTURES)}")
         if self.seed_steps > self.steps:
             raise ValueError(f"seed_steps {self.seed_steps} exceed steps {self.steps}")
+        if self.seed_from is not None and self.seed_steps == 0:
+            raise ValueError("seed_from has no effect without a seed phase: seed_steps is 0")
+        if self.seed_from is not None and self.init is not None:
+            raise ValueError("init has no effect beside seed_from, from which all weights come")
         return self
 
     def model_of(self, arch: str, vocab_size: int) -> ModelConfig:
@@ -164,9 +168,12 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 def load(path: Path | None, given: Mapping[str, Any], sets: Sequence[str]) -> PretrainConfig:
     """Defaults of the model size, then the file, then the command line, then ``--set a.b=c``.
 
-    Raises UsageError with all that is wrong, and the nearest name for an unknown one.
+    Other steps, without seed_steps, are halved as in the paper's recipe. Raises UsageError with all that is wrong, and
+    the nearest name for an unknown one.
     """
     chosen = chosen_settings(path, given, sets)
+    if isinstance(chosen.get("steps"), int) and "seed_steps" not in chosen:
+        chosen["seed_steps"] = chosen["steps"] // 2
     size = chosen.setdefault("model", "small")
     return validated(PretrainConfig, over(DEFAULTS.get(size, {}), chosen), str(path) if path else "")
 
