@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from vlmerge_cli.checkpoint import door
 from vlmerge_cli.checkpoint.dtypes import DTYPES, num_bytes
 from vlmerge_cli.errors import CheckpointError
 
@@ -78,17 +79,24 @@ def read(fd: int, name: str) -> Header:
     size = os.fstat(fd).st_size
     prefix = os.pread(fd, 8, 0)
     if len(prefix) < 8:
-        raise CheckpointError(f"not a safetensors file: only {size} bytes", where=name)
+        raise CheckpointError(f"not a safetensors file: only {size} bytes", where=name, fix=door.AGAIN)
     length = int.from_bytes(prefix, "little")
-    if length > min(size - 8, MAX_HEADER_BYTES):
-        limit = "the file" if length > size - 8 else f"the cap of {MAX_HEADER_BYTES} bytes"
-        raise CheckpointError(f"not a safetensors file: header length {length} exceeds {limit}", where=name)
-    if length < 2:
-        raise CheckpointError(f"not a safetensors file: header length {length}", where=name)
+    if not 2 <= length <= min(size - 8, MAX_HEADER_BYTES):
+        raise _no_header(os.pread(fd, door.HEAD_BYTES, 0), length, size, name)
     text = os.pread(fd, length, 8)
     if len(text) < length:
         raise CheckpointError("the file ends inside its header", where=name)
     return parse(prefix + text, size, name)
+
+
+def _no_header(head: bytes, length: int, size: int, name: str) -> CheckpointError:
+    """Why what should be a header's length cannot be one."""
+    known = door.contents(head)
+    if known is not None:
+        return CheckpointError(f"not a safetensors file but {known[0]}", where=name, fix=known[1])
+    limit = "the file" if length > size - 8 else f"the cap of {MAX_HEADER_BYTES} bytes"
+    over = f" exceeds {limit}" if length >= 2 else ""
+    return CheckpointError(f"not a safetensors file: header length {length}{over}", where=name)
 
 
 def parse(raw: bytes, file_size: int, name: str) -> Header:

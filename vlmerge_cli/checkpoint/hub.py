@@ -16,6 +16,13 @@ def is_repository(name: str) -> bool:
     return _REPOSITORY.fullmatch(name) is not None and not name.endswith((".safetensors", ".json"))
 
 
+def is_offline() -> bool:
+    """Whether the cache alone is used."""
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+
+    return bool(HF_HUB_OFFLINE)
+
+
 def download(name: str) -> Path:
     """Folder of the repository's files in the local cache, fetched when needed.
 

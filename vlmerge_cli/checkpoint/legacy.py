@@ -19,11 +19,12 @@ from typing import Any, TypeAlias
 
 import torch
 
-from vlmerge_cli.checkpoint import writer
+from vlmerge_cli.checkpoint import door, writer
+from vlmerge_cli.checkpoint.door import PICKLES
 from vlmerge_cli.checkpoint.header import Spec
-from vlmerge_cli.checkpoint.reader import PICKLES
+from vlmerge_cli.checkpoint.small_files import companions
 from vlmerge_cli.checkpoint.target import Target
-from vlmerge_cli.errors import CheckpointError, nearest
+from vlmerge_cli.errors import CheckpointError
 from vlmerge_cli.results import Result
 
 SINGLE_NAME = "pytorch_model.bin"
@@ -33,8 +34,6 @@ INDEX_NAME = "pytorch_model.bin.index.json"
 WRAPPERS = ("state_dict", "model", "module")
 #: What wrapping a module puts before all of its names.
 PREFIXES = ("module.", "model.", "_orig_mod.")
-#: Small files of a folder that go along with its weights.
-COMPANIONS = ("*.json", "*.txt", "*.model", "*.jinja")
 
 DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
@@ -88,9 +87,9 @@ def open_legacy(path: Path) -> Legacy:
         index = path / INDEX_NAME
         path = index if index.exists() else path / SINGLE_NAME
     if not path.exists():
-        folder = path.parent
-        near = nearest(path.name, [p.name for p in folder.iterdir()]) if folder.is_dir() else ""
-        raise CheckpointError(f"no such checkpoint: {path}", fix=near if near.startswith("did") else "")
+        raise door.no_such(str(path))
+    if not path.is_file():
+        raise door.not_a_file(path)
     if path.suffix == ".safetensors":
         raise CheckpointError(f"{path} is in safetensors already")
     if path.name.endswith(".index.json"):
@@ -116,7 +115,7 @@ def convert(
     if config is not None:
         about["config"] = config
     metadata = {"format": "pt", "vlmerge": json.dumps(about, sort_keys=True)}
-    extras = _companions(source) if source.is_dir() and not place.is_file else {}
+    extras = companions(source) if source.is_dir() and not place.is_file else {}
     with writer.create(place, specs, metadata, extras) as output:
         for key in sorted(legacy.tensors, key=lambda key: legacy.tensors[key].data_ptr()):  # as they lie in the file
             output.write(key, 0, as_bytes(legacy.tensors[key]))
@@ -146,8 +145,9 @@ def _load(path: Path) -> Any:
         needs = f" ({found[1]})" if found else ""
         fix = "where you trust it, load it and save its state_dict alone"
         what = f"the file needs code to load{needs}, and none is run here"
-        if not found and "Unsupported" not in str(error) and "WeightsUnpickler" not in str(error):
-            what, fix = "not a PyTorch checkpoint", ""
+        stranger, remedy = _strange(path)
+        if remedy or (not found and "Unsupported" not in str(error) and "WeightsUnpickler" not in str(error)):
+            what, fix = stranger, remedy
         raise CheckpointError(what, where=str(path), fix=fix) from None
     except (
         RuntimeError,
@@ -160,7 +160,18 @@ def _load(path: Path) -> Any:
         OSError,
     ) as error:
         why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        what, fix = _strange(path)
+        if fix:
+            raise CheckpointError(what, where=str(path), fix=fix) from None
         raise CheckpointError(f"cannot be read as a PyTorch checkpoint: {why}", where=str(path)) from None
+
+
+def _strange(path: Path) -> tuple[str, str]:
+    """What a file is that is not PyTorch's, and what to do about it."""
+    with open(path, "rb") as file:
+        head = file.read(door.HEAD_BYTES)
+    known = None if head.startswith((b"PK", b"\x80")) else door.contents(head)
+    return ("not a PyTorch checkpoint", "") if known is None else (f"not a PyTorch checkpoint but {known[0]}", known[1])
 
 
 def _unwrap(loaded: Any, where: str) -> Legacy:
@@ -271,8 +282,3 @@ def _tied(tensors: Mapping[str, torch.Tensor]) -> tuple[tuple[str, ...], ...]:
         if tensor.numel():
             storages.setdefault(tensor.untyped_storage().data_ptr(), []).append(key)
     return tuple(tuple(group) for group in storages.values() if len(group) > 1)
-
-
-def _companions(folder: Path) -> dict[str, bytes]:
-    found = {path for pattern in COMPANIONS for path in folder.glob(pattern)}
-    return {path.name: path.read_bytes() for path in sorted(found) if not path.name.endswith(".index.json")}

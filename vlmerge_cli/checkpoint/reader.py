@@ -15,17 +15,17 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from vlmerge_cli import console
+from vlmerge_cli.checkpoint import door
 from vlmerge_cli.checkpoint import header as headers
+from vlmerge_cli.checkpoint.door import PICKLES
+from vlmerge_cli.checkpoint.dtypes import is_parameter
 from vlmerge_cli.checkpoint.header import Header, Tensor
+from vlmerge_cli.checkpoint.small_files import adapter_in, json_object
 from vlmerge_cli.errors import CheckpointError, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Buffer  # type: ignore[attr-defined]
-
-INDEX_NAME = "model.safetensors.index.json"
-SINGLE_NAME = "model.safetensors"
-PICKLES = {".ckpt", ".pt", ".pth", ".bin", ".pkl"}
-
 
 #: What stays the same of a file that nobody touches.
 UNCHANGED = ("st_ino", "st_dev", "st_size", "st_mtime_ns")
@@ -66,6 +66,14 @@ class Checkpoint:
         self.tensors: dict[str, Tensor] = {
             key: tensor for shard in shards for key, tensor in shard.header.tensors.items()
         }
+        self._add_aliases()
+
+    def _add_aliases(self) -> None:
+        """Names that safetensors' ``save_model`` leaves out, as their tensor has another: the metadata says which."""
+        for shard in self.shards:
+            for name, kept in shard.header.metadata.items():
+                if kept in shard.header.tensors and name not in self.tensors:
+                    self._shard_of[name], self.tensors[name] = shard, shard.header.tensors[kept]
 
     @property
     def num_bytes(self) -> int:
@@ -85,7 +93,7 @@ class Checkpoint:
         """The model configuration beside the weights (``config.json``) or in the metadata, if there is one."""
         beside = self.path / "config.json" if self.folder else None
         if beside is not None and beside.is_file():
-            return _json_object(beside)
+            return json_object(beside)
         return self.about().get("config")
 
     def about(self) -> dict[str, Any]:
@@ -187,10 +195,8 @@ def open_checkpoint(name: str | Path) -> Checkpoint:
         from vlmerge_cli.checkpoint import hub
 
         if hub.is_repository(str(name)):
-            return _open_folder(str(name), hub.download(str(name)))
-        folder = path.parent
-        near = nearest(path.name, [p.name for p in folder.iterdir()]) if folder.is_dir() else ""
-        raise CheckpointError(f"no such checkpoint: {name}", fix=near if near.startswith("did") else "")
+            return _open_repository(str(name))
+        raise door.no_such(str(name))
     if path.is_dir():
         return _open_folder(str(name), path)
     if path.name.endswith(".index.json"):
@@ -198,43 +204,50 @@ def open_checkpoint(name: str | Path) -> Checkpoint:
     if path.suffix in PICKLES:
         fix = f"run: vlmerge convert {path} {path.with_suffix('.safetensors')}"
         raise CheckpointError("a pickle can run code when it is loaded", where=str(name), fix=fix)
+    if part := door.part_of(path):
+        console.warn(f"{path.name} is {part} of a model, and is taken for all of it")
     return _opened(str(name), [path], None)
 
 
+def _open_repository(name: str) -> Checkpoint:
+    from vlmerge_cli.checkpoint import hub
+
+    folder = hub.download(name)
+    try:
+        return _open_folder(name, folder)
+    except CheckpointError as error:
+        if not hub.is_offline():
+            raise
+        what = error.what.removeprefix(f"{door.incomplete(folder)}: ")
+        fix = "fetch the rest without HF_HUB_OFFLINE"
+        raise CheckpointError(f"{door.incomplete(folder)}, and offline: {what}", where=str(folder), fix=fix) from None
+
+
 def _open_folder(name: str, folder: Path) -> Checkpoint:
-    index, single = folder / INDEX_NAME, folder / SINGLE_NAME
-    if index.exists() and single.exists():
-        fix = f"name one of them: {single} or {index}"
-        raise CheckpointError("the folder holds both a whole checkpoint and an index", where=name, fix=fix)
-    if index.exists():
-        return _open_index(name, index)
-    if single.exists():
-        return _opened(name, [single], folder)
-    others = sorted(p for p in folder.glob("*.safetensors") if not p.name.endswith(".grams.safetensors"))
-    if len(others) == 1:
-        return _opened(name, others, folder)
-    if others:
-        listed = ", ".join(p.name for p in others[:6])
-        raise CheckpointError(f"several checkpoints and no index: {listed}", where=name, fix="name one file")
-    raise CheckpointError("the folder holds no .safetensors file", where=name)
+    found = door.files_in(folder, name)
+    if adapter := adapter_in(folder):
+        console.warn(f"{adapter} in {name} belongs to an adapter (LoRA), which is not applied to the weights")
+    return _open_index(name, found.index) if found.index else _opened(name, list(found.files), folder)
 
 
 def _open_index(name: str, index: Path) -> Checkpoint:
     """Shards named by an index; every key of the index is in its shard and no shard holds others."""
-    weight_map = _json_object(index).get("weight_map")
+    weight_map = json_object(index).get("weight_map")
     if not weight_map or not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
         raise CheckpointError("the index has no weight_map of file names", where=str(index))
     for file_name in set(weight_map.values()):
         parts = PurePosixPath(file_name)
         if parts.is_absolute() or ".." in parts.parts or "\\" in file_name or not file_name:
             raise CheckpointError(f"the index names a file outside its folder: {file_name!r}", where=str(index))
+        if not parts.name:
+            raise CheckpointError(f"the index names a folder as a shard: {file_name!r}", where=str(index))
     checkpoint = _opened(name, [index.parent / file for file in sorted(set(weight_map.values()))], index.parent)
     for key, file_name in weight_map.items():
         shard = checkpoint._shard_of.get(key)
         if shard is None or shard.path != index.parent / file_name:
             checkpoint.close()
             raise CheckpointError(f"{file_name} does not hold {key!r}, which the index says", where=str(index))
-    unnamed = [key for key in checkpoint.tensors if key not in weight_map]
+    unnamed = [key for shard in checkpoint.shards for key in shard.header.tensors if key not in weight_map]
     if unnamed:
         checkpoint.close()
         more = f" and {len(unnamed) - 1} more" if len(unnamed) > 1 else ""
@@ -252,6 +265,7 @@ def _opened(name: str, paths: list[Path], folder: Path | None) -> Checkpoint:
                 if key in seen:
                     raise CheckpointError(f"{key!r} is in two shards: {seen[key].name}, {path.name}", where=name)
                 seen[key] = path
+        _check_filled(shards, name)
     except BaseException:
         for shard in shards:
             os.close(shard.fd)
@@ -259,10 +273,19 @@ def _opened(name: str, paths: list[Path], folder: Path | None) -> Checkpoint:
     return Checkpoint(name, shards, folder)
 
 
+def _check_filled(shards: list[Shard], name: str) -> None:
+    """Raises CheckpointError for weights that were taken away before they were saved, as ZeRO-3 leaves them."""
+    tensors = {key: t for shard in shards for key, t in shard.header.tensors.items() if is_parameter(t.dtype)}
+    emptied = [key for key, tensor in tensors.items() if tensor.shape == (0,)]
+    if any(key.endswith("weight") for key in emptied) or len(emptied) * 2 > len(tensors):
+        what = f"{len(emptied)} of {len(tensors)} tensors are empty, of shape (0,), such as {emptied[0]!r}"
+        fix = "a model split by DeepSpeed's ZeRO-3: gather it first (its folder's zero_to_fp32.py)"
+        raise CheckpointError(what, where=name, fix=fix)
+
+
 def _open_shard(path: Path) -> Shard:
     if not path.is_file():
-        what = "is not a file" if path.exists() else "is missing"
-        raise CheckpointError(f"shard {what}: {path.name}", where=str(path.parent))
+        raise door.not_a_file(path)
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
@@ -273,13 +296,3 @@ def _open_shard(path: Path) -> Shard:
     except BaseException:
         os.close(fd)
         raise
-
-
-def _json_object(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"not valid JSON: {error}", where=str(path)) from None
-    if not isinstance(found, dict):
-        raise CheckpointError("not a JSON object", where=str(path))
-    return found

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 from vlmerge_cli import ranks
 from vlmerge_cli.checkpoint import header as headers
+from vlmerge_cli.checkpoint.door import INDEX_NAME, SINGLE_NAME
 from vlmerge_cli.checkpoint.header import Header, Spec
-from vlmerge_cli.checkpoint.reader import INDEX_NAME, SINGLE_NAME
 from vlmerge_cli.checkpoint.target import Target
 from vlmerge_cli.checkpoint.writebehind import WriteBehind, is_large
 from vlmerge_cli.errors import CheckpointError

@@ -44,6 +44,20 @@ class Survey:
         """The layout's name for what the experts own: specific, agnostic or one between."""
         return self.layout.architecture({slot.module for slot in self.groups})
 
+    @cached_property
+    def second_copy(self) -> tuple[str, int]:
+        """The prefix under which the experts lie a second time (an average of training, EMA), and how many keys.
+
+        With or without the dots that some tools take out; ("", 0) without one.
+        """
+        known = {form for keys in self.groups.values() for key in keys.values() for form in (key, _dotless(key))}
+        counts: dict[str, int] = {}
+        for key in self.outside:
+            for place in (at for at, sign in enumerate(key, 1) if sign in "._/"):
+                if key[place:] in known:
+                    counts[key[:place]] = counts.get(key[:place], 0) + 1
+        return max(counts.items(), key=lambda item: item[1], default=("", 0))
+
     def problems(self) -> list[str]:
         """What keeps the checkpoint from being merged, as sentences; empty when all is well."""
         return [
@@ -92,6 +106,10 @@ class Survey:
                 yield f"layer {place[0]} {place[1]} is stored once, in other layers per expert"
             elif place not in grouped:
                 yield f"layer {place[0]} {place[1]} is missing for every expert"
+
+
+def _dotless(key: str) -> str:
+    return key.replace(".", "")
 
 
 def survey(layout: Layout, keys: Iterable[str]) -> Survey:

@@ -85,6 +85,10 @@ def several(
     with ExitStack() as stack:
         checkpoint = stack.enter_context(open_checkpoint(inputs.checkpoint))
         survey, reason = find(checkpoint.tensors, inputs.layout, inputs.checkpoint)
+        prefix, count = survey.second_copy
+        if count:
+            what = f"a second copy of {count} tensors of experts lies under {prefix!r} and is not merged"
+            console.warn(f"{inputs.checkpoint}: {what}; it is copied as it is")
         base = _open_base(inputs, methods[0], stack)
         asked = with_grams or any(method.needs_grams(slot) for method in methods for slot in survey.groups)
         grams: Checkpoint | None = None

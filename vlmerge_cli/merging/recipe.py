@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmerge_cli.checkpoint.reader import Checkpoint
+from vlmerge_cli.checkpoint.small_files import companions
 from vlmerge_cli.checkpoint.target import Target
 from vlmerge_cli.checkpoint.writer import Output, create
 from vlmerge_cli.merging.opening import Prepared
@@ -16,17 +17,15 @@ from vlmerge_cli.version import __version__
 from vlmerge_cli.weights.inferred_config import told_config
 from vlmerge_cli.weights.vocabulary import moved
 
-#: Small files of a folder that go along with its weights: configurations, tokenizers, templates.
-CARRIED = {".json", ".txt", ".model", ".jinja", ".yaml"}
-MAX_CARRIED_BYTES = 16_000_000
-
 
 def output_of(
     ready: Prepared, target: Target, full_digest: bool, shared: bool = False
 ) -> AbstractContextManager[Output]:
     """The output of a prepared merge, to be filled: its recipe in the metadata, small files beside it."""
     about = moved(recipe(ready, full_digest), ready.checkpoint.path, target.path)
-    metadata = {**ready.checkpoint.metadata, "format": "pt", "vlmerge": json.dumps(about, sort_keys=True)}
+    tensors = ready.checkpoint.tensors
+    theirs = {name: text for name, text in ready.checkpoint.metadata.items() if name not in tensors}  # aliases
+    metadata = {**theirs, "format": "pt", "vlmerge": json.dumps(about, sort_keys=True)}
     return create(target, ready.plan.specs, metadata, _extras(ready, about, target), shared)
 
 
@@ -81,11 +80,8 @@ def _extras(ready: Prepared, about: dict[str, Any], target: Target) -> dict[str,
     """Files that a folder gets beside its weights: the input's own small files, its configuration, a card."""
     if target.is_file:
         return {}
-    extras: dict[str, bytes] = {}
-    for path in sorted(ready.checkpoint.folder.iterdir()) if ready.checkpoint.folder else ():
-        carried = path.suffix in CARRIED and not path.name.endswith(".index.json")
-        if carried and path.is_file() and path.stat().st_size <= MAX_CARRIED_BYTES:
-            extras[path.name] = path.read_bytes()
+    folder = ready.checkpoint.folder
+    extras = companions(folder) if folder else {}
     if "config" in about:
         extras["config.json"] = (json.dumps(about["config"], indent=2) + "\n").encode()
     extras["README.md"] = _card(ready, about).encode()

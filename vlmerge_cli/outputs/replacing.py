@@ -25,11 +25,14 @@ def check_place(path: Path, inputs: Iterable[Path] = ()) -> None:
     try:
         whole = path.resolve()
         exists = path.exists()
-    except OSError as error:  # a loop of links, a name that is too long
-        raise UsageError(f"{path} cannot be written to: {error.strerror or error}") from None
+    except (OSError, RuntimeError) as error:  # a loop of links, a name that is too long
+        raise UsageError(f"{path} cannot be written to: {getattr(error, 'strerror', error)}") from None
     check_no_cache(path)
     for one in inputs:
-        at = one.resolve()
+        try:
+            at = one.resolve()
+        except (OSError, RuntimeError):  # a loop of links is nobody's input
+            continue
         inside = exists and whole.is_file() and at in whole.parents  # a file of a folder that is an input
         if whole in (at, *at.parents) or inside or (exists and one.exists() and path.samefile(one)):
             raise UsageError(f"the output {path} holds an input: {one}", fix="name another -o/--output")

@@ -11,9 +11,9 @@ import torch
 
 from vlmerge_cli import console
 from vlmerge_cli.checkpoint import writer
+from vlmerge_cli.checkpoint.door import INDEX_NAME, SINGLE_NAME
 from vlmerge_cli.checkpoint.header import Spec
 from vlmerge_cli.checkpoint.legacy import DTYPES, as_bytes
-from vlmerge_cli.checkpoint.reader import INDEX_NAME, SINGLE_NAME
 from vlmerge_cli.checkpoint.target import Target
 from vlmerge_cli.errors import UsageError
 from vlmerge_cli.model.config import ModelConfig
