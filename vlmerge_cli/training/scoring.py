@@ -86,13 +86,13 @@ def _check_told(start: Start, given: Mapping[str, Any]) -> None:
 
 
 def _check_classes(start: Start, asked: Measure, data: DataSet) -> None:
-    """Raises DataError for data whose classes are not those that the head numbers."""
+    """Raises DataError for data whose classes are not those that the head numbers, or more than it has."""
     if asked.kind not in ("labels", "masks"):
         return
     size = start.config.num_classes if asked.kind == "labels" else start.config.num_segments
     own, theirs = start.about.get("classes") or [], data.class_names
     named = not all(name.isdigit() for name in (*own, *theirs))
-    if len(theirs) != size or (own and named and list(own) != list(theirs)):
+    if len(theirs) > size or (own and (len(theirs) != size or (named and list(own) != list(theirs)))):
         ours = f"{size} classes{_few(own)}"
         what = f"the head knows {ours}, the data have {len(theirs)}{_few(theirs)}"
         raise DataError(
