@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from vlmerge_cli import ranks
+from vlmerge_cli import console, ranks
 from vlmerge_cli.errors import UsageError, VlmergeError, nearest
 from vlmerge_cli.version import __version__
 
@@ -66,7 +66,7 @@ class LazyGroup(TyperGroup):
                 _say_error(str(error), ctx.params["debug"])
             raise SystemExit(error.exit_code) from None
         except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr, flush=True)
+            console.complain("interrupted")
             raise SystemExit(130) from None
         except BrokenPipeError:  # the reader of a pipe has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -127,7 +127,7 @@ app = typer.Typer(
 
 def _show_version(asked: bool) -> None:
     if asked:
-        print(f"vlmerge {__version__}")
+        console.show(f"vlmerge {__version__}")
         raise typer.Exit
 
 
@@ -142,15 +142,24 @@ def vlmerge(
 
 
 def main() -> None:
+    console.open_streams()
     try:
         app()
     except SystemExit as end:
+        code = end.code
+        try:
+            console.close_streams()
+        except (VlmergeError, BrokenPipeError) as error:
+            if isinstance(error, VlmergeError):
+                _say_error(str(error), debug=False)
+                code = code or error.exit_code
         is_brief = not BRIEF.isdisjoint(sys.argv[1:3]) or ranks.world_size() > 1
-        if not is_brief or not isinstance(end.code, int):
-            raise
-        with suppress(OSError):
-            sys.stdout.flush()
-        os._exit(end.code)  # taking modules apart one by one would take as long as planning a merge
+        if is_brief and isinstance(code, int):
+            os._exit(code)  # taking modules apart one by one would take as long as planning a merge
+        raise SystemExit(code) from None
+    except OSError as error:  # the help of a command goes out past ``console``
+        _say_error(str(console.no_output(error)), debug=False)
+        raise SystemExit(1) from None
 
 
 def _say_error(message: str, debug: bool) -> None:
@@ -160,4 +169,4 @@ def _say_error(message: str, debug: bool) -> None:
 
         traceback.print_exc()
     where = "" if ranks.is_main() else f" (rank {ranks.rank()})"
-    print(f"error{where}: {message}", file=sys.stderr, flush=True)
+    console.complain(f"error{where}: {message}")

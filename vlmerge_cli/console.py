@@ -1,19 +1,29 @@
-"""Results on stdout (text or JSON), progress and log on stderr; only rank 0 speaks."""
+"""Results on stdout (text or JSON), progress and log on stderr; only rank 0 speaks.
+
+What is shown may hold names from any file: control characters and marks that turn text round are shown escaped here.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, Protocol
 
 from vlmerge_cli import ranks
+from vlmerge_cli.errors import VlmergeError
 
 #: Between two drawings of a bar.
 DRAW_SECONDS = 0.1
+#: Longer lines of log are cut in the middle: a file can hold a name of any length.
+MOST_OF_A_LINE = 2000
+#: Control, format (which turn text round or hide it) and half characters, and separators of lines.
+UNPRINTABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _muted: ContextVar[bool] = ContextVar("muted", default=False)
 
 
@@ -35,10 +45,48 @@ def muted() -> Iterator[None]:
         _muted.reset(token)
 
 
+def printable(text: str) -> str:
+    """The text with what would steer a terminal, or cannot be written to one, as ``\\x1b``; line ends stay."""
+    if text.isascii() and text.replace("\n", "").isprintable():
+        return text
+    return "".join(_escaped(sign) if unicodedata.category(sign) in UNPRINTABLE else sign for sign in text)
+
+
+def brief(text: str) -> str:
+    """Each line no longer than a screen holds, cut in the middle."""
+    half = MOST_OF_A_LINE // 2
+    lines = text.split("\n")
+    return "\n".join(line if len(line) <= 2 * half else f"{line[:half]} [...] {line[-half:]}" for line in lines)
+
+
+def open_streams() -> None:
+    """Closed standard streams lead nowhere, so that no output file gets their number; none fails at a strange sign."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w", encoding="utf-8", closefd=False))  # noqa: SIM115 (for good)
+        getattr(sys, name).reconfigure(errors="backslashreplace")
+
+
+def close_streams() -> None:
+    """All that was shown has gone out. Raises VlmergeError where it could not."""
+    _out("", end="")
+
+
+def complain(text: str) -> None:
+    """An error, on any rank, as far as there is someone to tell."""
+    with suppress(OSError):
+        print(brief(printable(text)), file=sys.stderr, flush=True)
+
+
 def say(text: str) -> None:
     """One line of log."""
     if ranks.is_main() and not _muted.get():
-        print(text, file=sys.stderr, flush=True)
+        complain(text)
 
 
 def warn(text: str) -> None:
@@ -48,12 +96,33 @@ def warn(text: str) -> None:
 def show(text: str) -> None:
     """A result for people, or for a pipe."""
     if ranks.is_main():
-        print(text, flush=True)
+        _out(printable(text))
+
+
+def _out(text: str, end: str = "\n") -> None:
+    """Raises VlmergeError where standard output takes nothing, BrokenPipeError where its reader has gone."""
+    try:
+        print(text, end=end, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise no_output(error) from None
+
+
+def no_output(error: OSError) -> VlmergeError:
+    """Standard output takes nothing more: what is left of it is given up, and said."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return VlmergeError(f"cannot write to standard output: {error.strerror}")
+
+
+def _escaped(sign: str) -> str:
+    return sign if sign == "\n" else sign.encode("unicode_escape").decode()
 
 
 def show_json(document: Any) -> None:
     """A result for programs: one JSON document."""
-    show(json.dumps(document, indent=2, ensure_ascii=False))
+    if ranks.is_main():
+        _out(json.dumps(document, indent=2, ensure_ascii=False))
 
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -64,15 +133,18 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    rows = [list(row) for row in rows]
+    table = Table(title=printable(title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    rows = [[printable(cell) for cell in row] for row in rows]
     for index, name in enumerate(columns):
         numeric = index > 0 and all(row[index][:1] in "-+.0123456789" for row in rows)
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        table.add_column(printable(name), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
     wide = None if sys.stdout.isatty() else 200  # a pipe has no width to fit into
-    Console(width=wide, highlight=False, markup=False).print(table)
+    drawn = Console(width=wide, highlight=False, markup=False)
+    with drawn.capture() as captured:
+        drawn.print(table)
+    _out(captured.get(), end="")
 
 
 class _Silent:
@@ -104,7 +176,7 @@ class _Bar:
             self._bar.refresh()
 
     def note(self, text: str) -> None:
-        self._bar.update(self._task, note=text, refresh=True)
+        self._bar.update(self._task, note=printable(text), refresh=True)
 
 
 @contextmanager

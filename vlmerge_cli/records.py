@@ -12,6 +12,9 @@ from typing import Any
 
 from vlmerge_cli.errors import DataError
 
+#: Places that are numbers.
+NUMBERS = ("step", "seed")
+
 
 @dataclass(frozen=True)
 class Record:
@@ -50,16 +53,39 @@ def read(path: Path, kind: str | None = None) -> Iterator[Record]:
     """
     if not path.exists():
         return
-    with open(path, encoding="utf-8") as file:
+    if not path.is_file():
+        raise DataError("not a file", where=str(path))
+    with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
-            if not line.endswith("\n"):
+            if not line.endswith(b"\n"):
                 return
             try:
-                record = Record(**json.loads(line))
-            except (ValueError, TypeError) as error:
+                record = _record(json.loads(line))
+            except (ValueError, TypeError, RecursionError) as error:
                 raise DataError(f"line {number} is not a record: {error}", where=str(path)) from None
             if kind is None or record.kind == kind:
                 yield record
+
+
+def _record(found: Any) -> Record:
+    """Raises TypeError and ValueError for what is none: it may come from anywhere."""
+    if not isinstance(found, dict):
+        raise TypeError("not a JSON object")
+    record = Record(**found)
+    if not isinstance(record.kind, str):
+        raise TypeError(f"its kind is {type(record.kind).__name__}")
+    for name in ("at", "values"):
+        if not isinstance(getattr(record, name), dict):
+            raise TypeError(f"'{name}' is {type(getattr(record, name)).__name__}, not a JSON object")
+    for name in NUMBERS:
+        value = record.at.get(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise TypeError(f"{name} is {value!r:.80}, not a number")
+    try:
+        record.to_json().encode()
+    except UnicodeEncodeError:
+        raise ValueError("a text that is not valid Unicode") from None
+    return record
 
 
 def _drop_torn_line(path: Path) -> None:

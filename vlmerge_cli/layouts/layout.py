@@ -170,6 +170,8 @@ def load(path: Path) -> Layout:
     """Read and check a layout file. Raises LayoutError with the file, the field and the nearest known word."""
     import yaml
 
+    if path.exists() and not path.is_file():
+        raise LayoutError(f"{path} is not a file")
     try:
         with open(path, "rb") as file:
             document = yaml.load(file, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))

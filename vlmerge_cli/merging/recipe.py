@@ -84,7 +84,7 @@ def _extras(ready: Prepared, about: dict[str, Any], target: Target) -> dict[str,
     extras = companions(folder) if folder else {}
     if "config" in about:
         extras["config.json"] = (json.dumps(about["config"], indent=2) + "\n").encode()
-    extras["README.md"] = _card(ready, about).encode()
+    extras["README.md"] = _card(ready, about).encode(errors="backslashreplace")
     return extras
 
 

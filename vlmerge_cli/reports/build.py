@@ -74,6 +74,14 @@ def load(folder: Path) -> list[Record]:
 
 def document(found: Sequence[Record]) -> Document:
     """Raises DataError for records that no page shows."""
+    try:
+        return _document(found)
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError) as error:
+        what = f"records that no page can show: {error}"
+        raise DataError(what, fix="report shows what vlmerge itself has recorded") from error
+
+
+def _document(found: Sequence[Record]) -> Document:
     own = [(page, [r for r in found if r.kind in page.kinds]) for page in PAGES]
     shown = [(page, sections) for page, some in own if some and (sections := page.sections(found))]
     if not shown:

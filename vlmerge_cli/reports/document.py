@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -21,6 +22,11 @@ class Number:
     def __str__(self) -> str:
         spread = "" if self.spread is None else f" ± {self.spread:.{self.digits}f}"
         return f"{self.mean:.{self.digits}f}{spread}"
+
+
+def file_name(text: str) -> str:
+    """A name for a file and for an element of a page, whatever a record holds: letters, digits, ``-`` and ``_``."""
+    return re.sub(r"[^\w-]", "-", text, flags=re.ASCII)[:100]
 
 
 Cell: TypeAlias = str | Number | None  # None: there is no record of it
@@ -50,6 +56,7 @@ class Table:
     note: str = ""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "name", file_name(self.name))
         widths = {len(row) for row in self.rows} | {len(self.columns)}
         assert len(widths) == 1, f"{self.name}: rows of {sorted(widths)} cells"
 
@@ -121,6 +128,9 @@ class Figure:
     alt: str
     note: str = ""
     across: int = 2
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", file_name(self.name))
 
 
 @dataclass(frozen=True)

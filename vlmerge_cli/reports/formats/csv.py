@@ -45,7 +45,12 @@ def _text(row: Sequence[object], place: int, spread: bool) -> str:
     if isinstance(cell, Number):
         number = cell.spread if spread else cell.mean
         return "" if number is None else _number(number)
-    return "" if spread or cell is None else str(cell)
+    return "" if spread or cell is None else _plain(str(cell))
+
+
+def _plain(text: str) -> str:
+    """A text that a spreadsheet does not take for a formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 def _number(value: float) -> str:

@@ -22,6 +22,7 @@ _STYLE = {
     "text.color": INK, "xtick.color": INK, "ytick.color": INK, "axes.facecolor": "none", "axes.linewidth": 0.7,
     "xtick.major.width": 0.7, "ytick.major.width": 0.7, "grid.color": GRID, "grid.linewidth": 0.6, "axes.grid": True,
     "axes.axisbelow": True, "lines.linewidth": 1.6, "lines.markersize": 5, "legend.frameon": False,
+    "text.parse_math": False,
 }  # fmt: skip
 
 

@@ -20,18 +20,18 @@ MISSING = "–"
 
 def render(document: Document, with_figures: bool = True) -> str:
     """The whole file; figures are linked as ``figures/NAME.svg``, or said not to be drawn."""
-    parts = [f"# {document.title}", document.subtitle]
+    parts = [f"# {document.title}", _plain(document.subtitle)]
     for section in document.sections:
-        parts += [f"## {section.title}", *(_block(block, with_figures) for block in section.blocks)]
+        parts += [f"## {_plain(section.title)}", *(_block(block, with_figures) for block in section.blocks)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _block(block: Block, with_figures: bool) -> str:
     match block:
         case Paragraph():
-            return block.text
+            return _plain(block.text)
         case Items():
-            return "\n".join(f"- {text}" for text in block.texts)
+            return "\n".join(f"- {_plain(text)}" for text in block.texts)
         case Table():
             return _table(block)
         case Figure():
@@ -44,8 +44,8 @@ def _table(table: Table) -> str:
     lines = [_row([_head(column) for column in table.columns])]
     lines.append(_row(["---", *["---:"] * (len(table.columns) - 1)]))
     lines += [_row([_cell(c, column) for c, column in zip(row, table.columns, strict=True)]) for row in table.rows]
-    note = f"\n\n{table.note}" if table.note else ""
-    return f"### {table.title}\n\n" + "\n".join(lines) + note
+    note = f"\n\n{_plain(table.note)}" if table.note else ""
+    return f"### {_plain(table.title)}\n\n" + "\n".join(lines) + note
 
 
 def _head(column: Column) -> str:
@@ -63,8 +63,8 @@ def _row(cells: list[str]) -> str:
 
 
 def _figure(figure: Figure, drawn: bool) -> str:
-    picture = f"![{figure.alt}](figures/{figure.name}.svg)" if drawn else f"(not drawn) {figure.alt}"
-    return "\n\n".join(part for part in (f"### {figure.title}", picture, figure.note) if part)
+    picture = f"![{_plain(figure.alt)}](figures/{figure.name}.svg)" if drawn else f"(not drawn) {figure.alt}"
+    return "\n\n".join(part for part in (f"### {_plain(figure.title)}", picture, _plain(figure.note)) if part)
 
 
 def _verdicts(block: Verdicts) -> str:
@@ -76,4 +76,9 @@ def _verdicts(block: Verdicts) -> str:
 
 
 def _safe(text: str) -> str:
-    return text.replace("|", "\\|").replace("*", "\\*").replace("\n", " ")
+    return _plain(text).replace("|", "\\|").replace("*", "\\*").replace("\n", " ")
+
+
+def _plain(text: str) -> str:
+    """A text that is no link and no element of a page."""
+    return text.replace("<", "&lt;").replace("[", "\\[").replace("]", "\\]")
