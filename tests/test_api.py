@@ -186,8 +186,9 @@ def test_importing_it_loads_nothing_and_lists_everything() -> None:
         "import sys, vlmerge_cli as v\n"
         "assert not {'torch', 'numpy', 'safetensors', 'rich', 'typer'} & set(sys.modules), sys.modules.keys()\n"
         "assert set(v.__all__) <= set(dir(v))\n"
-        "assert all(getattr(v, name).__doc__ for name in v.__all__ if name.islower())\n"
+        "assert all(getattr(v, name).__doc__ for name in v.__all__ if name.islower() and name != 'load')\n"
         "assert 'torch' not in sys.modules\n"
+        "assert v.load.__doc__\n"  # it runs a model: the one name that brings PyTorch
     )
     done = run_python(code)
     assert done.returncode == 0, done.stderr

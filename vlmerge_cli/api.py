@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 Progress: TypeAlias = Callable[[int, int], object]
 PathLike: TypeAlias = str | Path
 SHARD_BYTES = 5_000_000_000
+FITTED_ON = 512  # pairs
 
 
 def inspect(checkpoint: PathLike, *, layout: str | Layout | None = None, keys: bool = False) -> Inspection:
@@ -69,6 +70,8 @@ def merge(
     sync: bool = True,
     force: bool = False,
     residuals: bool = False,
+    data: Sequence[str] = (),
+    num_examples: int | None = None,
     progress: Progress | None = None,
     verbose: bool = False,
     **options: Any,
@@ -77,11 +80,12 @@ def merge(
 
     ``options`` are the method's (``alpha``, ``gamma``, ``lam``, ...); other arguments are those of ``vlmerge merge``.
     ``output`` is a ``.safetensors`` file or a folder, by default beside the checkpoint. ``residuals`` adds how far
-    every slot is from keeping the experts' outputs, which needs Grams. Raises UsageError, CheckpointError,
-    LayoutError, PlanError and MergeError; an error leaves no output.
+    every slot is from keeping the experts' outputs, which needs Grams. ``data`` and ``num_examples`` are the pairs that
+    ``layerwise`` is fitted on, by default 512 of what the checkpoint was trained on. Raises UsageError,
+    CheckpointError, LayoutError, PlanError and MergeError; an error leaves no output.
     """
     from vlmerge_cli.merging.merge import Settings, run
-    from vlmerge_cli.merging.opening import check_output, completed, default_output
+    from vlmerge_cli.merging.opening import check_output, default_output
 
     settings = Settings(device, threads or Settings().threads, allow_non_finite, full_digest)
     with (
@@ -91,7 +95,7 @@ def merge(
         path = Path(output) if output is not None else default_output(ready.checkpoint)
         target = Target(path, force, sync, max_shard_bytes)
         check_output(ready, target)
-        (ready,) = completed([ready], device)
+        ready = _with_data(ready, path, _sources(ready, data, num_examples), num_examples, device)
         with _advancing("merging", ready.checkpoint.num_bytes, progress) as advance:
             summary = run(ready, target, settings, advance)
         if not residuals:
@@ -118,6 +122,8 @@ def plan(
     threads: int | None = None,
     force: bool = False,
     residuals: bool = False,
+    data: Sequence[str] = (),
+    num_examples: int | None = None,
     **options: Any,
 ) -> Preview:
     """What ``merge`` would do with the same arguments: every key's step, bytes and memory. Nothing is written."""
@@ -128,6 +134,7 @@ def plan(
     with _ready(checkpoint, method, options, base, grams, layout, keep, experts_for, dtype, residuals) as ready:
         path = Path(output) if output is not None else default_output(ready.checkpoint)
         check_output(ready, Target(path, force))
+        _sources(ready, data, num_examples)
         return preview(ready, threads or Settings().threads, str(path))
 
 
@@ -240,6 +247,33 @@ def _ready(
     inputs = Inputs(str(checkpoint), base_name, grams_name, _layout(layout))
     with prepared(inputs, chosen, request, with_grams) as ready:
         yield ready
+
+
+def _with_data(ready: Any, output: Path, sources: tuple[str, ...], num_examples: int | None, device: str) -> Any:
+    """All that a method needs of data: Grams that are missing, or its fit on ``sources``."""
+    from vlmerge_cli.merging.opening import completed
+
+    if not sources:
+        return completed([ready], device)[0]
+    from vlmerge_cli.grams.from_data import Choices
+    from vlmerge_cli.layerwise.fitted import fitted
+
+    return fitted(ready, output, Choices(sources, num_examples=num_examples or FITTED_ON, device=device))
+
+
+def _sources(ready: Any, data: Sequence[str], num_examples: int | None) -> tuple[str, ...]:
+    """The data that a method which runs the model is fitted on; none for the others. Raises UsageError."""
+    from vlmerge_cli.grams.gram_file import recorded_data
+    from vlmerge_cli.methods import RUNNING
+
+    if ready.plan.method.name not in RUNNING:
+        if data or num_examples is not None:
+            raise UsageError(f"--data and --examples belong to {', '.join(RUNNING)}, not to {ready.plan.method.name}")
+        return ()
+    found = tuple(data) or recorded_data(ready.checkpoint)
+    if not found:
+        raise UsageError("no --data, and the checkpoint does not say what it was trained on", fix="--data SOURCE")
+    return found
 
 
 def _layout(layout: str | Layout | None) -> Layout | None:

@@ -1,5 +1,6 @@
 """``vlmerge merge``: one merged checkpoint."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,16 +17,21 @@ from vlmerge_cli.flags.common import (
     parse_choice,
 )
 from vlmerge_cli.flags.method import with_method_options
-from vlmerge_cli.methods import METHODS
+from vlmerge_cli.methods import METHODS, RUNNING
 
 if TYPE_CHECKING:
     from vlmerge_cli.merging.merge import Summary
 
 
-@with_method_options
+KNOWN = METHODS | RUNNING
+
+
+@partial(with_method_options, running=True)
 def command(
     checkpoint: CheckpointArgument,
-    method: Annotated[str, typer.Option("-m", "--method", help=f"One of {', '.join(METHODS)}.")] = "interpolation",
+    method: Annotated[
+        str, typer.Option("-m", "--method", help=f"One of {', '.join(METHODS | RUNNING)}.")
+    ] = "interpolation",
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", help="A .safetensors file, or a folder.", show_default="CKPT.merged"),
@@ -41,6 +47,18 @@ def command(
             help="Gram matrices (regmean, --alpha auto, --report).",
             show_default="NAME.grams.safetensors",
         ),
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--data",
+            metavar="[NAME=]PATH|shapes|digits",
+            help="Image-text pairs (layerwise); repeatable.",
+            show_default="what the checkpoint was trained on",
+        ),
+    ] = None,
+    examples: Annotated[
+        int | None, typer.Option("--examples", min=1, help="How many pairs (layerwise).", show_default="512")
     ] = None,
     report: Annotated[
         Path | None,
@@ -98,6 +116,7 @@ def command(
     shared: dict[str, Any] = {
         "method": method, "output": output, "base": base, "grams": grams, "layout": layout, "keep": keep or (),
         "experts_for": experts_for, "dtype": dtype, "threads": threads, "force": force, "residuals": report is not None,
+        "data": data or (), "num_examples": examples,
     }  # fmt: skip
     full_digest = parse_choice(digest, ("quick", "full"), "--digest") == "full"
     shard_bytes = parse_bytes(max_shard_size, "--max-shard-size")

@@ -6,25 +6,27 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from vlmerge_cli.methods import METHODS
+from vlmerge_cli.methods import METHODS, RUNNING
 from vlmerge_cli.methods.method import method_class
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def with_method_options(function: Function, *, ranges: bool = False) -> Function:
+def with_method_options(function: Function, *, ranges: bool = False, running: bool = False) -> Function:
     """Add every option of every method, each in a panel of its method; they arrive as keyword arguments.
 
-    With ``ranges`` a number may also be several: they arrive as the text that was typed.
+    With ``ranges`` a number may also be several: they arrive as the text that was typed. ``running``: also those of
+    methods that run the model.
     """
     signature = inspect.signature(function, eval_str=True)
     own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
     added: dict[str, inspect.Parameter] = {}
-    for name in METHODS:
+    methods = METHODS | RUNNING if running else METHODS
+    for name in methods:
         for option in method_class(name).options():
             if option.name in added:
                 continue
-            owners = [n for n in METHODS for other in method_class(n).options() if other.name == option.name]
+            owners = [n for n in methods for other in method_class(n).options() if other.name == option.name]
             words = "|".join(option.choices)
             numeric = option.kind is float
             declared = typer.Option(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from vlmerge_cli import console, devices, ranks
 from vlmerge_cli.checkpoint.reader import Checkpoint, open_checkpoint
@@ -97,7 +98,7 @@ def recorded_shapes(opened: Checkpoint) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class _Examples:
+class Examples:
     """This rank's batches: every ``world_size``-th of those of the chosen examples."""
 
     model: VLModel
@@ -116,6 +117,13 @@ class _Examples:
         return len(range(ranks.rank(), self.num_batches, ranks.world_size()))
 
     def run(self, first: int, collector: Collector) -> Iterator[None]:
+        for ids, mask, image in self.batches(first):
+            if len(image) or ids is not None:
+                expert_inputs.run(self.model, ids, mask, image, self.choices.passes, collector)
+            yield
+
+    def batches(self, first: int) -> Iterator[tuple[Tensor | None, Tensor | None, Tensor]]:
+        """Ids (B, T), mask (B, T) and images (B, 3, px, px) of the samples of each batch that can be used."""
         size, model = self.choices.batch_size, self.model
         parameter = next(model.parameters())
         starts = [n * size for n in range(ranks.rank(), self.num_batches, ranks.world_size())][first:]
@@ -132,8 +140,21 @@ class _Examples:
             ids = None if batch.text is None else batch.text[keep]
             mask = None if batch.text_mask is None else batch.text_mask[keep]
             if bool(keep.any()):
-                expert_inputs.run(model, ids, mask, image, self.choices.passes, collector)
-            yield
+                yield ids, mask, image
+            else:
+                yield None, None, torch.zeros(0)
+
+
+def open_examples(choices: Choices, model: VLModel, opened: Checkpoint) -> Examples:
+    """A choice of pairs for a model and what it takes of them, by what its checkpoint records."""
+    form, _ = _form(model, choices)
+    return _examples(choices, form, model, recorded_shapes(opened))
+
+
+def described(choices: Choices, examples: Examples) -> dict[str, Any]:
+    """On what something was computed, for a recipe."""
+    found = _about(choices, examples, None)
+    return {name: found[name] for name in ("data", "split", "num_examples", "batch_size", "seed")}
 
 
 def _form(model: VLModel, choices: Choices) -> tuple[Form, str | None]:
@@ -146,7 +167,7 @@ def _form(model: VLModel, choices: Choices) -> tuple[Form, str | None]:
     return Form(config.image_px if set(choices.passes) - {"text"} else 0, words), name
 
 
-def _examples(choices: Choices, form: Form, model: VLModel, shapes: Mapping[str, Any]) -> _Examples:
+def _examples(choices: Choices, form: Form, model: VLModel, shapes: Mapping[str, Any]) -> Examples:
     """A random choice of the data, the same on every rank, in the order in which it is stored."""
     bad = BadSamples(choices.max_bad_ratio)
     options = ShapesOptions(**{"image_px": model.config.image_px, **shapes})
@@ -154,10 +175,10 @@ def _examples(choices: Choices, form: Form, model: VLModel, shapes: Mapping[str,
     total = len(data)
     number = min(choices.num_examples or total, total)
     chosen = np.sort(generator(choices.seed, "grams").permutation(total)[:number])
-    return _Examples(model, data, chosen, form, choices, bad)
+    return Examples(model, data, chosen, form, choices, bad)
 
 
-def _about(choices: Choices, data: _Examples, words: str | None) -> dict[str, Any]:
+def _about(choices: Choices, data: Examples, words: str | None) -> dict[str, Any]:
     """How the Grams were made: kept in the file, and compared when a collection is resumed."""
     return {
         "data": [_portable(text) for text in choices.data],

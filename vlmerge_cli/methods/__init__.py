@@ -6,3 +6,6 @@ METHODS = {
     "arithmetic": "vlmerge_cli.methods.arithmetic:Arithmetic",
     "regmean": "vlmerge_cli.methods.regmean:RegMean",
 }
+
+#: Methods that run the model on data: of ``vlmerge merge`` alone, since they need more than a group.
+RUNNING = {"layerwise": "vlmerge_cli.layerwise.layerwise:Layerwise"}

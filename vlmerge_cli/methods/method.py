@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple, Self, TypeAlias
 
 from vlmerge_cli.errors import UsageError, nearest
 from vlmerge_cli.layouts.layout import Slot
-from vlmerge_cli.methods import METHODS
+from vlmerge_cli.methods import METHODS, RUNNING
 
 #: What a Gram counts for: as many tokens as it has, or as one (see RegMean).
 WEIGHTS = ("tokens", "equal")
@@ -160,9 +160,10 @@ def _option_fields(method: Method | type[Method]) -> list[dataclasses.Field[Any]
 
 def method_class(name: str) -> type[Method]:
     """The class of a method by name. Raises UsageError with the nearest name."""
-    if name not in METHODS:
-        raise UsageError(f"no method {name!r}", fix=nearest(name, METHODS))
-    module, _, attribute = METHODS[name].partition(":")
+    known = METHODS | RUNNING
+    if name not in known:
+        raise UsageError(f"no method {name!r}", fix=nearest(name, known))
+    module, _, attribute = known[name].partition(":")
     found: type[Method] = getattr(import_module(module), attribute)
     return found
 
@@ -178,7 +179,7 @@ def make(name: str, given: Mapping[str, Any]) -> Method:
     for key in chosen:
         if key not in own:
             flags = ", ".join(option.flag for option in own.values())
-            other = next((n for n in METHODS for o in method_class(n).options() if o.name == key), "")
+            other = next((n for n in METHODS | RUNNING for o in method_class(n).options() if o.name == key), "")
             flag = next(o.flag for o in method_class(other).options() if o.name == key) if other else key
             raise UsageError(f"{flag} is an option of {other or 'no method'}", fix=f"{name} has {flags}")
     return kind(**{key: own[key].parse(value) for key, value in chosen.items()})
@@ -186,7 +187,7 @@ def make(name: str, given: Mapping[str, Any]) -> Method:
 
 def described(name: str, settings: Mapping[str, Any]) -> str:
     """Settings in short: ``alpha 0.5, vl-ratio 0.333``; switches and words are left out at their defaults."""
-    options = method_class(name).options() if name in METHODS else []
+    options = method_class(name).options() if name in METHODS | RUNNING else []
     usual = {option.flag.lstrip("-"): option.default for option in options if not isinstance(option.default, float)}
     shown = {key: value for key, value in settings.items() if key not in usual or value != usual[key]}
     numbers = {key: f"{value:.3g}" if isinstance(value, float) else value for key, value in shown.items()}
