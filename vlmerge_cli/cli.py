@@ -157,8 +157,8 @@ def main() -> None:
         if is_brief and isinstance(code, int):
             os._exit(code)  # taking modules apart one by one would take as long as planning a merge
         raise SystemExit(code) from None
-    except OSError as error:  # the help of a command goes out past ``console``
-        _say_error(str(console.no_output(error)), debug=False)
+    except (VlmergeError, OSError) as error:  # outside of a command: its help, the version
+        _say_error(str(console.no_output(error) if isinstance(error, OSError) else error), debug=False)
         raise SystemExit(1) from None
 
 

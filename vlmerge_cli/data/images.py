@@ -38,14 +38,39 @@ def opened(image: Image) -> Picture:
 
 
 def decoded(image: Image, picture: Picture, mode: Literal["RGB", "L"] = "RGB") -> Picture:
-    """The pixels: RGB, or for label pictures one number each (palette indices stay as they are)."""
+    """The pixels: RGB, or for label pictures one number each (palette indices stay as they are).
+
+    Numbers of more than 8 bits are scaled: Pillow would cut them at 255. Raises BadSample.
+    """
     try:
+        if picture.mode[0] in "IF":
+            picture = _eight_bits(image, picture, is_label=mode == "L")
         if mode == "L" and picture.mode in ("P", "L"):
             picture.load()
             return picture
         return picture.convert(mode)
     except (OSError, ValueError, SyntaxError):
         raise BadSample("truncated or unreadable image", str(image)) from None
+
+
+def _eight_bits(image: Image, picture: Picture, is_label: bool) -> Picture:
+    """Grey of 16 or 32 bits or floats as 0 to 255; labels keep their numbers. Raises BadSample for other ranges."""
+    import numpy as np
+    from PIL import Image as Pillow
+
+    values = np.asarray(picture, np.float64)
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+    if is_label:
+        if not 0 <= low <= high <= 255 or (values % 1).any():
+            raise BadSample("label picture with numbers other than 0 to 255", str(image))
+        return Pillow.fromarray(values.astype(np.uint8))
+    if picture.mode == "F":
+        top = 1.0 if high <= 1 else 255.0
+    else:
+        top = 65535.0 if picture.mode.startswith("I;16") or picture.format == "PNG" or high > 255 else 255.0
+    if not 0 <= low <= high <= top:
+        raise BadSample("picture with numbers of an unknown range", str(image))
+    return Pillow.fromarray((values * (255 / top) + 0.5).astype(np.uint8))
 
 
 def is_whole(path: str) -> bool:

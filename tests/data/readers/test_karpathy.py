@@ -99,3 +99,61 @@ def test_a_json_that_is_cut_off(coco):
     file.write_text(file.read_text()[:-10])
     with pytest.raises(DataError, match="not JSON"):
         open_reader(root, "pairs", "train", BadSamples())
+
+
+def captions(reader) -> list[str]:
+    return [reader[number].caption for number in range(len(reader))]
+
+
+def test_captions_as_plain_texts(coco):
+    root = coco(
+        {**entry("0.jpg", "train"), "sentences": ["a cat", "a dog"]}, {**entry("1.jpg", "train"), "sentences": "a cow"}
+    )
+    assert captions(open_reader(root, "pairs", "train", BadSamples())) == ["a cat", "a dog", "a cow"]
+
+
+@pytest.mark.parametrize("sentences", [[None], None, {}, [{"raw": None}], [["a"]], [{}], [" "]])
+def test_captions_without_a_text_are_bad_samples(coco, sentences):
+    root = coco(entry("0.jpg", "train", "a cat"), {**entry("1.jpg", "train"), "sentences": sentences})
+    with pytest.raises(DataError, match="1 of 2 samples cannot be used"):
+        open_reader(root, "pairs", "train", BadSamples())
+    assert captions(open_reader(root, "pairs", "train", BadSamples(1.0))) == ["a cat"]
+
+
+def test_a_byte_order_mark(coco):
+    root = coco(entry("0.jpg", "train", "a cat"))
+    file = root / "dataset_coco.json"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert captions(open_reader(root, "pairs", "train", BadSamples())) == ["a cat"]
+
+
+def test_the_lists_of_lavis(coco):
+    root = coco()
+    (root / "dataset_coco.json").unlink()
+    lists = {
+        "coco_karpathy_train.json": [
+            {"caption": "a cat", "image": "train2014/0.jpg", "image_id": "coco_0"},
+            {"caption": "a dog", "image": "train2014/0.jpg", "image_id": "coco_0"},
+            {"caption": "a cow", "image": "train2014/1.jpg", "image_id": "coco_1"},
+        ],
+        "coco_karpathy_test.json": [{"caption": ["a hen", "a pig"], "image": "train2014/2.jpg"}],
+    }
+    for name, rows in lists.items():
+        (root / name).write_text(json.dumps(rows))
+    train = open_reader(root, "pairs", "train", BadSamples())
+    assert captions(train) == ["a cat", "a dog", "a cow"]
+    assert train.image_ids.tolist() == [0, 0, 1]
+    assert captions(open_reader(root, "pairs", "test", BadSamples())) == ["a hen", "a pig"]
+    assert captions(open_reader(root / "coco_karpathy_test.json", "pairs", "test", BadSamples())) == ["a hen", "a pig"]
+    with pytest.raises(DataError, match="there are: test"):
+        open_reader(root / "coco_karpathy_test.json", "pairs", "val", BadSamples())
+
+
+def test_the_first_image_may_be_missing(tmp_path, jpeg):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/1.jpg").write_bytes(jpeg())
+    rows = {"images": [entry(f"{number}.jpg", "train", f"text {number}", filepath=None) for number in range(2)]}
+    (tmp_path / "dataset.json").write_text(json.dumps(rows))
+    bad = BadSamples(1.0)
+    assert captions(open_reader(tmp_path, "pairs", "train", bad)) == ["text 1"]
+    assert bad.counts == {"missing image": 1}

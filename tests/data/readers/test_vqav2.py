@@ -135,3 +135,49 @@ def test_the_karpathy_split_is_by_image(root):
     (root / "dataset_coco.json").unlink()
     with pytest.raises(DataError, match=r"no dataset_coco\.json, which says what is of which split"):
         open_reader(root, "questions", "train", BadSamples(), **options)
+
+
+def changed(root: Path, what: str, change) -> Path:
+    """Every row of the questions or annotations through ``change``."""
+    for path in root.glob(f"*_{what}.json"):
+        document = json.loads(path.read_text())
+        path.write_text(json.dumps({what: [change(dict(row)) for row in document[what]]}))
+    return root
+
+
+def without(name: str):
+    return lambda row: {key: value for key, value in row.items() if key != name}
+
+
+def test_ids_as_text_and_answers_as_plain_texts(root):
+    right = open_reader(root, "questions", "train", BadSamples(), num_answers=10)
+    changed(
+        root, "questions", lambda row: row | {"image_id": str(row["image_id"]), "question_id": str(row["question_id"])}
+    )
+    changed(root, "annotations", lambda row: row | {"answers": [answer["answer"] for answer in row["answers"]]})
+    found = open_reader(root, "questions", "train", BadSamples(), num_answers=10)
+    assert [found[n] for n in range(len(found))] == [right[n] for n in range(len(right))]
+
+
+@pytest.mark.parametrize(
+    ("what", "change", "words"),
+    [
+        ("questions", without("question_id"), "row 0 has no 'question_id'"),
+        ("questions", without("image_id"), "row 0 has no 'image_id'"),
+        ("questions", without("question"), "row 0 has no 'question'"),
+        ("questions", lambda row: row | {"image_id": "first"}, "row 0: 'image_id' is 'first', not a whole number"),
+        ("questions", lambda row: row | {"image_id": 1.5}, "row 0: 'image_id' is 1.5, not a whole number"),
+        ("questions", lambda row: [row], "row 0 is list, not an object"),
+        ("annotations", without("question_id"), "row 0 has no 'question_id'"),
+    ],
+)
+def test_a_row_that_cannot_be_read_is_named(root, what, change, words):
+    with pytest.raises(DataError, match=words) as error:
+        open_reader(changed(root, what, change), "questions", "train", BadSamples(), num_answers=10)
+    assert what in error.value.where
+
+
+def test_answers_without_a_text_are_bad_samples(root):
+    changed(root, "annotations", lambda row: row | {"answers": [{"answer": None}]})
+    with pytest.raises(DataError, match="answer without a text"):
+        open_reader(root, "questions", "train", BadSamples(), num_answers=10)

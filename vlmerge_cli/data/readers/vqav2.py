@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from vlmerge_cli.data.answers import AnswerVocabulary, vocabulary
 from vlmerge_cli.data.bad import BadSamples
 from vlmerge_cli.data.images import Check, broken
-from vlmerge_cli.data.readers.files import chosen, find, first_with, read_json, rows
+from vlmerge_cli.data.readers.files import chosen, field, find, first_with, read_json, rows, texts, whole_number
 from vlmerge_cli.data.samples import FileImage, Kind, Question
 from vlmerge_cli.errors import DataError
 
@@ -79,27 +79,38 @@ def _load(root: Path, subset: str, bad: BadSamples) -> tuple[list[Question], lis
         raise DataError(
             f"no questions of {subset}", where=str(root), fix=f"v2_OpenEnded_mscoco_{subset}_questions.json"
         )
-    asked = {row["question_id"]: row for row in rows(read_json(file), "questions", file)}
+    asked = {
+        whole_number(row, "question_id", place, file): (
+            whole_number(row, "image_id", place, file),
+            str(field(row, "question", place, file)),
+        )
+        for place, row in enumerate(rows(read_json(file), "questions", file))
+    }
     annotated: dict[int, dict[str, Any]] = {}
     majority = []
     if notes is not None:
-        for row in rows(read_json(notes), "annotations", notes):
-            annotated[row["question_id"]] = row
+        for place, row in enumerate(rows(read_json(notes), "annotations", notes)):
+            number = whole_number(row, "question_id", place, notes)
+            annotated[number] = row
             majority.append(str(row.get("multiple_choice_answer", "")))
-            if row["question_id"] not in asked:
-                bad.add("annotation without a question", f"{notes.name} question {row['question_id']}")
+            if number not in asked:
+                bad.add("annotation without a question", f"{notes.name} question {number}")
     folder = "test2015" if subset.startswith("test") else subset
     base = first_with([root, root / "coco", root / "images", root.parent, root.parent / "coco"], folder)
     questions = []
-    for number, row in asked.items():
+    for number, (image_id, question) in asked.items():
         note = annotated.get(number)
         if note is None and notes is not None:
             bad.add("question without an annotation", f"{file.name} question {number}")
             continue
-        said = tuple(intern(str(answer["answer"])) for answer in (note or {}).get("answers", ()))
-        image = f"{base}/{folder}/COCO_{folder}_{row['image_id']:012d}.jpg"
+        answers = texts((note or {}).get("answers"))
+        if None in answers:
+            bad.add("answer without a text", f"{notes.name if notes else file.name} question {number}")
+            continue
+        said = tuple(intern(answer) for answer in answers if answer is not None)
+        image = f"{base}/{folder}/COCO_{folder}_{image_id:012d}.jpg"
         kinds = (intern(str((note or {}).get(name, ""))) for name in ("question_type", "answer_type"))
-        questions.append(Question(str(number), FileImage(image), str(row["question"]), said, number, *kinds))
+        questions.append(Question(str(number), FileImage(image), question, said, number, *kinds))
     return questions, majority
 
 
