@@ -16,6 +16,7 @@ from tests.helpers import (
     Raw,
     expert_key,
     experts_of,
+    fails,
     load,
     merged_key,
     nearest,
@@ -170,3 +171,21 @@ def test_what_safetensors_reads(ckpt: Path, tmp_path: Path) -> None:
         assert set(theirs.keys()) == set(ours)
         for key in theirs.keys():  # noqa: SIM118
             np.testing.assert_array_equal(theirs.get_tensor(key), ours[key])
+
+
+@pytest.mark.parametrize(("v", "other"), [("F32", "BF16"), ("BF16", "F32"), ("F32", "F64"), ("F16", "BF16")])
+def test_experts_of_different_float_types_merge_to_the_type_asked_for(v: str, other: str, tmp_path: Path) -> None:
+    """Each is widened from its own type: as if both had been stored in the wider one."""
+    experts = [key for key in tiny() if any(f".{e}." in key for e in ("v", "l", "vl"))]
+    types = {key: NUMPY[v if ".v." in key else other] for key in experts}
+    mixed = {key: value.astype(types[key]) if key in types else value for key, value in tiny(dtype=np.float64).items()}
+    wide = {key: value.astype(np.float64 if "F64" in (v, other) else np.float32) if key in types else value
+            for key, value in mixed.items()}  # fmt: skip
+    out = "float64" if "F64" in (v, other) else "float32"
+    source = save(tmp_path / "mixed.safetensors", mixed)
+    message = fails(1, "merge", source)
+    assert f"v is {v}, l is {other}" in message
+    assert "--dtype" in message
+    ok("merge", source, "--dtype", out, "-o", tmp_path / "a.safetensors")
+    ok("merge", save(tmp_path / "wide.safetensors", wide), "--dtype", out, "-o", tmp_path / "b.safetensors")
+    assert read_raw(tmp_path / "a.safetensors") == read_raw(tmp_path / "b.safetensors")

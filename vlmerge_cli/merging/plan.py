@@ -201,9 +201,11 @@ class _Planner:
         specs = {expert: self._tensor(key).spec for expert, key in used.items()}
         for what in ("shape", "dtype"):
             values = {expert: getattr(spec, what) for expert, spec in specs.items()}
-            if len(set(values.values())) > 1:
+            mixed = what == "dtype" and all(is_float(spec.dtype) for spec in specs.values())
+            if len(set(values.values())) > 1 and not (mixed and self.request.dtype):
                 self.unfit.append(slot)
-                self.problems.append(f"{at}: " + ", ".join(f"{e} is {value}" for e, value in values.items()))
+                hint = " (--dtype says what comes out)" if mixed else ""
+                self.problems.append(f"{at}: " + ", ".join(f"{e} is {value}" for e, value in values.items()) + hint)
                 return []
         if len(used) == 1:
             return [*dropped, Copy(target, next(iter(used.values())))]

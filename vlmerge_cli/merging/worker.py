@@ -60,7 +60,8 @@ class Worker:
 
     def _group(self, step: Merge, piece: Piece, whole: bool) -> Group:
         job, spec = self.job, self.job.plan.specs[step.target]
-        wide = "float64" if "F64" in (self._dtype(step), spec.dtype) else "float32"
+        types = {spec.dtype, *(job.checkpoint.tensors[key].dtype for key in step.sources.values())}
+        wide = "float64" if "F64" in types else "float32"
         shape = spec.shape if whole else (piece.count,)
         experts = {e: self._load(e, key, piece, wide).reshape(shape) for e, key in step.sources.items()}
         base = None
