@@ -25,7 +25,7 @@ FLOORS = [
     {"merging"},
     {"training", "layerwise"},
     {"study", "reports", "inference"},
-    {"api"},
+    {"api", "doctor"},
     {"flags", "__init__"},
     {"commands"},
     {"cli", "__main__"},

@@ -20,6 +20,7 @@ from vlmerge_cli.version import __version__
 #: name -> one line of help; the command is ``command`` (or the Typer ``app``) in vlmerge_cli/commands/NAME.py.
 COMMANDS = {
     "inspect": "What is inside a checkpoint: layout, experts, sizes. Reads headers only.",
+    "doctor": "What paths are, whether they are whole, and what commands would do with them.",
     "merge": "Merge the experts of a checkpoint into one modality-agnostic transformer.",
     "grams": "Collect the Gram matrices that RegMean needs; add and show files of them.",
     "distance": "How far the experts are apart: L2, cosine, SSD, TSSD. Will they merge?",

@@ -94,6 +94,7 @@ def test_weights_that_zero3_emptied_are_refused(arguments: tuple[str, ...], only
         (b"\x80\x02}q\0." + bytes(64), ("pickle", "vlmerge convert")),
         (b"\x1f\x8b\x08\0" + bytes(64), ("gzip", "unpack")),
         (bytes(4096), ("zeros", "download")),
+        (b"The weights are on the other disk.\n", ("a text file",)),
     ],
 )  # fmt: skip
 def test_what_came_in_place_of_weights_is_said(content: bytes, words: tuple[str, ...], tmp_path: Path) -> None:

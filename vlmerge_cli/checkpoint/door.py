@@ -48,8 +48,10 @@ HEAD_BYTES = 512
 
 def contents(head: bytes) -> tuple[str, str] | None:
     """What a file that begins so is, and what to do about it; None for what is not known."""
-    head = head.removeprefix(b"\xef\xbb\xbf").lstrip(b" \t\r\n").lower()
-    return next(((what, fix) for start, what, fix in CONTENTS if head.startswith(start)), None)
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip(b" \t\r\n").lower()
+    known = next(((what, fix) for known, what, fix in CONTENTS if start.startswith(known)), None)
+    is_text = len(start) >= 16 and not any(byte < 9 or 13 < byte < 32 for byte in head) and max(head) < 128
+    return known or (("a text file", "name the file of weights") if is_text else None)
 
 
 @dataclass(frozen=True)
