@@ -17,7 +17,7 @@ from vlmerge_cli.data.bad import Problem
 from vlmerge_cli.data.images import ENDINGS
 from vlmerge_cli.outputs.whole import cache_folder, write_whole
 
-VERSION = 1
+VERSION = 2
 COLUMNS = ("image", "txt", "json", "cls")  # each as offset and size in bytes; a size of -1: there is none
 BLOCK_BYTES = 512
 
@@ -51,28 +51,36 @@ def index(path: Path) -> ShardIndex:
 
 
 def _read(path: Path) -> ShardIndex:
-    """Walk the headers; members of a sample follow each other and share their name up to the first dot."""
+    """Walk the headers; members of a sample share their folder and their name up to the first dot.
+
+    They need not follow each other; a name that comes again begins another sample. Hidden files, which macOS puts
+    beside others, are passed over.
+    """
+    if problem := _compressed(path):
+        return ShardIndex(np.zeros((0, 2 * len(COLUMNS)), np.int64), (problem,))
     size = path.stat().st_size
     samples: list[dict[str, tuple[int, int]]] = []
     endings: list[set[str]] = []
     problems: list[Problem] = []
-    last = None
+    place_of: dict[tuple[str, str], int] = {}  # the newest sample of a name
+    place = -1
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
-                if not member.isfile():
+                if not member.isfile() or member.name.rpartition("/")[2].startswith("."):
                     continue
                 if member.offset_data + member.size > size:
                     raise tarfile.ReadError("unexpected end of data")
                 folder, _, base = member.name.rpartition("/")
                 stem, _, ending = base.partition(".")
-                if (folder, stem) != last:
+                place = place_of.get((folder, stem), -1)
+                if place < 0 or ending in endings[place]:
+                    place = place_of[folder, stem] = len(samples)
                     samples.append({})
                     endings.append(set())
-                    last = (folder, stem)
                 column = "image" if f".{ending.lower()}" in ENDINGS else ending.lower()
-                samples[-1].setdefault(column, (member.offset_data, member.size))
-                endings[-1].add(ending)
+                samples[place].setdefault(column, (member.offset_data, member.size))
+                endings[place].add(ending)
                 tar.members.clear()  # type: ignore[attr-defined]  # it would keep every header
             end = tar.offset
         with open(path, "rb") as file:
@@ -81,11 +89,21 @@ def _read(path: Path) -> ShardIndex:
                 problems.append(Problem("corrupt tar", f"{path} at byte {end}"))
     except (tarfile.TarError, OSError) as error:
         problems.append(Problem("truncated tar", f"{path}: {error}"))
-    is_cut = bool(problems)
+    half = samples[place] if problems and samples else None  # a truncated tar has one, counted with it
     rows = []
     for found, names in zip(samples, endings, strict=True):
         if "image" in found and not found.keys().isdisjoint(("txt", "json", "cls")):
             rows.append([number for column in COLUMNS for number in found.get(column, (0, -1))])
-        elif not (is_cut and found is samples[-1]):  # a truncated tar has one half sample, counted with it
+        elif found is not half:
             problems.append(Problem("sample with other keys", f"{path}: {' '.join(sorted(names))}"))
     return ShardIndex(np.array(rows, np.int64).reshape(-1, 2 * len(COLUMNS)), tuple(problems))
+
+
+def _compressed(path: Path) -> Problem | None:
+    """A shard whose members have no place of their own, as it is compressed as a whole."""
+    with open(path, "rb") as file:
+        head = file.read(6)
+    for start, tool in ((b"\x1f\x8b", "gunzip"), (b"\xfd7zXZ", "unxz"), (b"(\xb5/\xfd", "unzstd"), (b"BZh", "bunzip2")):
+        if head.startswith(start):
+            return Problem(f"compressed tar, to be unpacked with {tool}", str(path))
+    return None

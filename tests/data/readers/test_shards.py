@@ -175,3 +175,45 @@ def test_class_shards(tmp_path, jpeg):
         reader[1]
     with pytest.raises(BadSample, match=r"outside 0 ... 9"):
         reader[2]
+
+
+def tar_of(path: Path, *members: tuple[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def test_members_of_one_name_are_samples_of_their_own(tmp_path, jpeg):
+    path = tar_of(
+        tmp_path / "0.tar",
+        *((f"x.{ending}", data) for n in range(3) for ending, data in (("jpg", jpeg(n)), ("txt", f"{n}!".encode()))),
+    )
+    reader = open_reader(path, "pairs", "train", BadSamples())
+    assert captions(reader) == ["0!", "1!", "2!"]
+    assert [reader[n].image.read() for n in range(3)] == [jpeg(n) for n in range(3)]
+
+
+def test_members_may_lie_apart(tmp_path, jpeg):
+    images = [(f"{n}.jpg", jpeg(n)) for n in range(3)]
+    path = tar_of(tmp_path / "0.tar", *images, *((f"{n}.txt", f"{n}!".encode()) for n in range(3)))
+    reader = open_reader(path, "pairs", "train", BadSamples())
+    assert captions(reader) == ["0!", "1!", "2!"]
+    assert [reader[n].image.read() for n in range(3)] == [jpeg(n) for n in range(3)]
+
+
+def test_what_macos_puts_beside_is_passed_over(tmp_path, jpeg):
+    members = [("./._0.jpg", b"Mac OS X"), ("./0.jpg", jpeg()), ("./._0.txt", b"Mac OS X"), ("./0.txt", b"a cat")]
+    reader = open_reader(tar_of(tmp_path / "0.tar", *members, (".DS_Store", b"x")), "pairs", "train", BadSamples())
+    assert captions(reader) == ["a cat"]
+
+
+def test_a_compressed_shard_is_named(tmp_path, jpeg):
+    import gzip
+
+    good = tar_of(tmp_path / "0.tar", ("0.jpg", jpeg()), ("0.txt", b"a cat"))
+    (tmp_path / "1.tar").write_bytes(gzip.compress(good.read_bytes()))
+    with pytest.raises(DataError, match="compressed tar, to be unpacked with gunzip"):
+        open_reader(tmp_path, "pairs", "train", BadSamples())
