@@ -27,7 +27,7 @@ def test_a_layout_file_can_be_copied_and_used(ckpt: Path, tmp_path: Path) -> Non
 
 
 def test_a_check(ckpt: Path) -> None:
-    first, second = ok("layouts", ckpt, "--json").document
+    first, second, *_ = ok("layouts", ckpt, "--json").document
     assert (first["layout"], first["architecture"], first["problems"]) == ("vl-merging", "specific", [])
     assert second["layout"] == "vlmo"
     assert second["problems"]

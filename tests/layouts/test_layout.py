@@ -40,7 +40,8 @@ def test_every_key_of_a_built_in_layout_finds_its_place(name: str) -> None:
                 assert layout.place(layout.source_key(slot, expert)) == (slot, expert)
             if rule.kind == "linear":
                 packed, published = layout.gram_keys(slot, "v")
-                assert packed == layout.source_key(slot, "v")
+                serving = Slot(layer, rule.same_input_as or rule.name, rule.kind)
+                assert packed == layout.source_key(serving, "v")
                 assert published
 
 
@@ -123,6 +124,9 @@ def test_experts_in_transformers_of_their_own() -> None:
             "two slots are read from",
         ),
         (changed(blocks="h.{layer}.", into=None), "needs {expert}"),
+        (changed(slots={"a": {"from": {"v": "a", "w": "b"}, "kind": "bias"}}), "slots.a.from: unknown expert 'w'"),
+        (changed(slots={"a": {"from": {"v": "a"}, "kind": "bias"}}), "slots.a.from: expert 'l' is missing"),
+        (changed(slots={"a": {"from": {"v": "a", "l": 3}, "kind": "bias"}}), "slots.a.from.l: expected a text"),
         (changed(architectures=["a"]), "architectures: expected a map"),
         (changed(architectures={"a": 5}), "architectures.a: expected a list"),
         (changed(architectures={"a": ["qq"]}), "architectures.a: unknown module 'qq'"),

@@ -66,7 +66,7 @@ def test_modules_that_are_per_expert_in_some_layers_only() -> None:
 
 
 def test_a_layout_that_fits_nothing() -> None:
-    with pytest.raises(LayoutError, match="none of the layouts vl-merging, vlmo knows its keys"):
+    with pytest.raises(LayoutError, match="none of the layouts vl-merging, vlmo, .* knows its keys"):
         detect(["a", "b"], "x")
     with pytest.raises(LayoutError, match="no key fits layout vlmo"):
         find(["a"], built_in("vlmo"), "x")

@@ -4,4 +4,14 @@
 LAYOUTS = (
     "vl-merging",
     "vlmo",
+    "beit3",
+    "flava",
+    "siglip",
+    "cogvlm",
+    "bagel",
+    "evev2",
+    "mono-internvl",
+    "one-peace",
+    "flux",
+    "qwen-image",
 )

@@ -6,6 +6,7 @@ and ``{expert}`` are placeholders. The built-in files in this folder show every 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 
 from vlmerge_cli.errors import LayoutError, UsageError, nearest
 from vlmerge_cli.layouts import LAYOUTS
+from vlmerge_cli.layouts.fields import checked_map, list_of_strings, map_of_strings, template
 
 KINDS = ("linear", "bias", "norm", "other")
 
@@ -38,7 +40,7 @@ class Slot(NamedTuple):
 
 @dataclass(frozen=True)
 class Rule:
-    """Where one slot's tensors are; keys are full templates with ``{layer}`` and, in ``source``, ``{expert}``.
+    """Where one slot's tensors are; keys are full templates with ``{layer}``, ``sources`` has one of each expert.
 
     ``gram`` is the template of the published name of XᵀX of the slot's input; ``same_input_as`` names the
     slot whose Gram serves this one too (q, k and v read the same input).
@@ -46,7 +48,7 @@ class Rule:
 
     name: str
     merged: str
-    source: str
+    sources: Mapping[str, str]
     kind: str
     gram: str = ""
     same_input_as: str = ""
@@ -106,14 +108,14 @@ class Layout:
 
     def source_key(self, slot: Slot, expert: str) -> str:
         """The key of one expert's tensor of a slot."""
-        return self.rule(slot).source.format(layer=slot.layer, expert=self.experts[expert])
+        return self.rule(slot).sources[expert].format(layer=slot.layer)
 
     def gram_keys(self, slot: Slot, expert: str) -> tuple[str, str]:
         """(key of the packed triangle, published name of the full matrix) of a linear slot's input."""
         rule = self._rules[self.rule(slot).same_input_as or slot.name]
-        word = self.experts[expert]
-        packed = rule.source.format(layer=slot.layer, expert=word)
-        return packed, rule.gram.format(layer=slot.layer, expert=word)
+        packed = rule.sources[expert].format(layer=slot.layer)
+        published = rule.gram.format(layer=slot.layer, expert=self.experts[expert])
+        return packed, published or packed.removesuffix(".weight")
 
     def architecture(self, modules: set[str]) -> str:
         """Name of the architecture whose per-expert modules are exactly these."""
@@ -125,6 +127,11 @@ class Layout:
         return "custom (" + ", ".join(sorted(modules)) + ")"
 
     @cached_property
+    def has_plain_names(self) -> bool:
+        """Whether some expert's keys are those of an ordinary transformer, which then prove no expert by themselves."""
+        return "" in self.experts.values()
+
+    @cached_property
     def _rules(self) -> dict[str, Rule]:
         return {rule.name: rule for rule in self.rules}
 
@@ -132,8 +139,8 @@ class Layout:
     def _templates(self) -> dict[str, tuple[Rule, str | None]]:
         table: dict[str, tuple[Rule, str | None]] = {rule.merged: (rule, None) for rule in self.rules}
         for rule in self.rules:
-            for expert, word in self.experts.items():
-                table[rule.source.replace("{expert}", word)] = (rule, expert)
+            for expert, source in rule.sources.items():
+                table[source] = (rule, expert)
         return table
 
     @cached_property
@@ -187,20 +194,20 @@ def load(path: Path) -> Layout:
 
 def from_mapping(document: Any) -> Layout:
     """A layout from plain data; ValueError says what is wrong."""
-    fields = _fields(
+    fields = checked_map(
         document,
         "the layout",
         required=("name", "experts", "blocks", "slots"),
         optional=("about", "top", "into", "shared", "architectures"),
     )
-    experts = _map_of_strings(fields["experts"], "experts")
-    blocks = _template(fields["blocks"], "blocks", "layer", "expert")
-    into = _template(fields.get("into", blocks), "into", "layer", "expert")
+    experts = map_of_strings(fields["experts"], "experts")
+    blocks = template(fields["blocks"], "blocks", "layer", "expert")
+    into = template(fields.get("into", blocks), "into", "layer", "expert")
     if blocks.count("{layer}") != 1 or into.count("{layer}") != 1:
         raise ValueError("blocks and into need one {layer} each")
     if "{expert}" in into:
         raise ValueError("blocks holds {expert}, so the merged blocks need a name of their own: into")
-    top = _list_of_strings(fields.get("top"), "top")
+    top = list_of_strings(fields.get("top"), "top")
     for expert in top:
         if expert not in experts:
             raise ValueError(f"top: unknown expert {expert!r}: {nearest(expert, experts)}")
@@ -209,16 +216,17 @@ def from_mapping(document: Any) -> Layout:
     slots = fields["slots"]
     if not isinstance(slots, dict) or not slots:
         raise ValueError("slots: expected a map of slot names")
-    rules = tuple(_rule(str(name), fields, blocks, into, slots) for name, fields in slots.items())
-    sources = [rule.source for rule in rules]
+    rules = tuple(_rule(str(name), fields, blocks, into, slots, experts) for name, fields in slots.items())
+    sources = Counter(source for rule in rules for source in rule.sources.values())
     for rule in rules:
-        if sources.count(rule.source) > 1:
-            raise ValueError(f"slots.{rule.name}.from: two slots are read from {rule.source}")
+        for source in rule.sources.values():
+            if sources[source] > 1:
+                raise ValueError(f"slots.{rule.name}.from: two slots are read from {source}")
     modules = {rule.name.partition(".")[0] for rule in rules}
     described = fields.get("architectures") or {}
     if not isinstance(described, dict):
         raise ValueError("architectures: expected a map of lists of modules")
-    architectures = {str(name): _list_of_strings(its, f"architectures.{name}") for name, its in described.items()}
+    architectures = {str(name): list_of_strings(its, f"architectures.{name}") for name, its in described.items()}
     for name, its in architectures.items():
         for module in its:
             if module not in modules:
@@ -230,62 +238,40 @@ def from_mapping(document: Any) -> Layout:
         top=top,
         blocks=blocks,
         rules=rules,
-        shared=_list_of_strings(fields.get("shared"), "shared"),
+        shared=list_of_strings(fields.get("shared"), "shared"),
         architectures=architectures,
     )
 
 
-def _rule(name: str, entry: Any, blocks: str, into: str, slots: Mapping[str, Any]) -> Rule:
+def _rule(name: str, entry: Any, blocks: str, into: str, slots: Mapping[str, Any], experts: Mapping[str, str]) -> Rule:
     at = f"slots.{name}"
-    fields = _fields(entry, at, required=("from", "kind"), optional=("gram", "same_input_as"))
+    fields = checked_map(entry, at, required=("from", "kind"), optional=("gram", "same_input_as"))
     if fields["kind"] not in KINDS:
         raise ValueError(f"{at}.kind: unknown kind {fields['kind']!r}: {nearest(str(fields['kind']), KINDS)}")
     if "{" in name or "}" in name:
         raise ValueError(f"{at}: the name of a slot has no placeholders")
-    source = blocks + _template(fields["from"], f"{at}.from", "expert")
-    if "{expert}" not in source:
-        raise ValueError(f"{at}.from: needs {{expert}}")
+    sources = {
+        expert: (blocks + source).replace("{expert}", experts[expert])
+        for expert, source in _sources(fields["from"], f"{at}.from", blocks, experts).items()
+    }
     shared_input = str(fields.get("same_input_as", ""))
     if shared_input and shared_input not in slots:
         raise ValueError(f"{at}.same_input_as: unknown slot {shared_input!r}: {nearest(shared_input, slots)}")
-    gram = blocks + _template(fields["gram"], f"{at}.gram", "expert") if "gram" in fields else ""
-    return Rule(name, into + name, source, fields["kind"], gram, shared_input)
+    gram = blocks + template(fields["gram"], f"{at}.gram", "expert") if "gram" in fields else ""
+    return Rule(name, into + name, sources, fields["kind"], gram, shared_input)
 
 
-def _fields(entry: Any, at: str, required: tuple[str, ...], optional: tuple[str, ...]) -> dict[str, Any]:
+def _sources(entry: Any, at: str, blocks: str, experts: Mapping[str, str]) -> dict[str, str]:
+    """Template of each expert: one text with {expert} for all of them, or a map with a text for each."""
     if not isinstance(entry, dict):
-        raise ValueError(f"{at}: expected a map, found {type(entry).__name__}")
-    for name in entry:
-        if name not in (*required, *optional):
-            raise ValueError(f"{at}: unknown field {name!r}: {nearest(str(name), (*required, *optional))}")
-    for name in required:
-        if name not in entry:
-            raise ValueError(f"{at}: field {name!r} is missing")
-    return entry
-
-
-def _map_of_strings(entry: Any, at: str) -> dict[str, str]:
-    if not isinstance(entry, dict) or not all(isinstance(value, str) for value in entry.values()):
-        raise ValueError(f"{at}: expected a map of names")
-    return {str(key): value for key, value in entry.items()}
-
-
-def _list_of_strings(entry: Any, at: str) -> tuple[str, ...]:
-    """A list of names; empty for a field that is left out."""
-    if entry is None:
-        return ()
-    if not isinstance(entry, list) or not all(isinstance(value, str) for value in entry):
-        raise ValueError(f"{at}: expected a list of names")
-    return tuple(entry)
-
-
-def _template(entry: Any, at: str, *placeholders: str) -> str:
-    """A text in which braces hold only the ``placeholders``."""
-    if not isinstance(entry, str):
-        raise ValueError(f"{at}: expected a text, found {type(entry).__name__}")
-    bare = entry
-    for name in placeholders:
-        bare = bare.replace("{" + name + "}", "")
-    if "{" in bare or "}" in bare:
-        raise ValueError(f"{at}: {entry!r} may hold only {' and '.join('{' + p + '}' for p in placeholders)}")
-    return entry
+        source = template(entry, at, "expert")
+        if "{expert}" not in blocks + source:
+            raise ValueError(f"{at}: needs {{expert}}")
+        return dict.fromkeys(experts, source)
+    for expert in entry:
+        if expert not in experts:
+            raise ValueError(f"{at}: unknown expert {expert!r}: {nearest(str(expert), experts)}")
+    for expert in experts:
+        if expert not in entry:
+            raise ValueError(f"{at}: expert {expert!r} is missing")
+    return {str(expert): template(source, f"{at}.{expert}", "expert") for expert, source in entry.items()}

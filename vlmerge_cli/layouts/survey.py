@@ -142,8 +142,7 @@ def detect(keys: Iterable[str], where: str) -> tuple[Survey, str]:
     Raises LayoutError when no layout knows any key.
     """
     keys = list(keys)
-    surveys = [survey(built_in(name), keys) for name in LAYOUTS]
-    best = max(surveys, key=lambda s: (sum(map(len, s.groups.values())), len(s.single) - len(s.unknown)))
+    best = max(_fitting(keys), key=lambda s: (sum(map(len, s.groups.values())), len(s.single) - len(s.unknown)))
     num_experts, num_single = sum(map(len, best.groups.values())), len(best.single)
     if num_experts == num_single == 0:
         fix = "describe its names in a layout file: --layout my.yaml (vlmerge layouts --show vl-merging is one)"
@@ -154,13 +153,27 @@ def detect(keys: Iterable[str], where: str) -> tuple[Survey, str]:
     return best, f"{num_experts} of {len(keys)} keys are slots of an expert, such as {example}"
 
 
+def _fitting(keys: list[str]) -> Iterable[Survey]:
+    """Surveys under the built-in layouts, up to the first that knows every key of its blocks.
+
+    Where one expert has the names of an ordinary transformer, a checkpoint without any other is not of that layout.
+    """
+    for name in LAYOUTS:
+        found = survey(built_in(name), keys)
+        if found.layout.has_plain_names and not any(len(its) > 1 for its in found.groups.values()):
+            found = survey(found.layout, ()) if found.groups else found
+        yield found
+        if (found.groups or found.single) and not found.unknown:
+            return
+
+
 def find(keys: Iterable[str], layout: Layout | None, where: str) -> tuple[Survey, str]:
     """``survey`` under a given layout, or ``detect``."""
     if layout is None:
         return detect(keys, where)
     found = survey(layout, keys)
     if not found.groups and not found.single:
-        template = layout.rules[0].source
+        template = next(iter(layout.rules[0].sources.values()))
         near = nearest(template, list(keys)).removeprefix("did you mean ")
         raise LayoutError(f"no key fits layout {layout.name}, such as {template}", where=where, fix=f"nearest: {near}")
     return found, f"layout {layout.name} as asked"
