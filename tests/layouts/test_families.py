@@ -182,3 +182,29 @@ def test_towers_of_different_width_say_so(tmp_path: Path) -> None:
     message = fails(1, "merge", str(tmp_path / "clip.safetensors"))
     assert "(32, 8)" in message
     assert "(16, 4)" in message
+
+
+@pytest.mark.parametrize(
+    ("family", "prefix"), [("flava", "flava."), ("vlmo", "module."), ("siglip", "module._orig_mod.")]
+)
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_wrapper_around_the_keys_is_kept(family: str, prefix: str, asked: bool, tmp_path: Path) -> None:
+    plain = (
+        checkpoint(family)
+        if family in FAMILIES
+        else {
+            f"transformer.blocks.{n}.mlp_{word}.fc1.weight": np.full((F, D), n + len(word), np.float32)
+            for word in ("imag", "text")
+            for n in range(2)
+        }
+    )
+    chosen = ["--layout", family] if asked else []
+    results = []
+    for name, tensors in (("plain", plain), ("wrapped", {prefix + key: value for key, value in plain.items()})):
+        save_file(tensors, tmp_path / f"{name}.safetensors")
+        output = tmp_path / f"{name}.merged.safetensors"
+        ok("merge", str(tmp_path / f"{name}.safetensors"), "--method", "interpolation", "-o", str(output), *chosen)
+        results.append(load_file(output))
+    assert set(results[1]) == {prefix + key for key in results[0]}
+    for key, value in results[0].items():
+        np.testing.assert_array_equal(results[1][prefix + key], value)

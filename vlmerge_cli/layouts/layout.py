@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -125,6 +125,19 @@ class Layout:
             if set(its) == modules:
                 return name
         return "custom (" + ", ".join(sorted(modules)) + ")"
+
+    def under(self, prefix: str) -> Layout:
+        """The same layout where every key has ``prefix``, in the output as well."""
+        rules = tuple(
+            replace(
+                rule,
+                merged=prefix + rule.merged,
+                sources={expert: prefix + source for expert, source in rule.sources.items()},
+                gram=prefix + rule.gram if rule.gram else "",
+            )
+            for rule in self.rules
+        )
+        return replace(self, blocks=prefix + self.blocks, rules=rules)
 
     @cached_property
     def has_plain_names(self) -> bool:

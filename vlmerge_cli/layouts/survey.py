@@ -10,6 +10,9 @@ from vlmerge_cli.errors import LayoutError, nearest
 from vlmerge_cli.layouts import LAYOUTS
 from vlmerge_cli.layouts.layout import Layout, Slot, built_in
 
+#: What training wraps around a model's keys; recognised where no layout knows the keys as they are.
+WRAPPERS = ("module.", "model.", "_orig_mod.", "flava.")
+
 
 @dataclass(frozen=True)
 class Survey:
@@ -143,6 +146,8 @@ def detect(keys: Iterable[str], where: str) -> tuple[Survey, str]:
     """
     keys = list(keys)
     best = max(_fitting(keys), key=lambda s: (sum(map(len, s.groups.values())), len(s.single) - len(s.unknown)))
+    if not best.groups and not best.single:
+        best = next((s for prefix in _wrappers(keys) for s in _fitting(keys, prefix) if s.groups or s.single), best)
     num_experts, num_single = sum(map(len, best.groups.values())), len(best.single)
     if num_experts == num_single == 0:
         fix = "describe its names in a layout file: --layout my.yaml (vlmerge layouts --show vl-merging is one)"
@@ -153,13 +158,21 @@ def detect(keys: Iterable[str], where: str) -> tuple[Survey, str]:
     return best, f"{num_experts} of {len(keys)} keys are slots of an expert, such as {example}"
 
 
-def _fitting(keys: list[str]) -> Iterable[Survey]:
+def _wrappers(keys: list[str]) -> Iterable[str]:
+    """Those of WRAPPERS that some key begins with, one around another as well."""
+    for prefix in (*WRAPPERS, *(outer + inner for outer in WRAPPERS for inner in WRAPPERS)):
+        if any(key.startswith(prefix) for key in keys):
+            yield prefix
+
+
+def _fitting(keys: list[str], prefix: str = "") -> Iterable[Survey]:
     """Surveys under the built-in layouts, up to the first that knows every key of its blocks.
 
     Where one expert has the names of an ordinary transformer, a checkpoint without any other is not of that layout.
     """
     for name in LAYOUTS:
-        found = survey(built_in(name), keys)
+        layout = built_in(name)
+        found = survey(layout.under(prefix) if prefix else layout, keys)
         if found.layout.has_plain_names and not any(len(its) > 1 for its in found.groups.values()):
             found = survey(found.layout, ()) if found.groups else found
         yield found
@@ -171,9 +184,13 @@ def find(keys: Iterable[str], layout: Layout | None, where: str) -> tuple[Survey
     """``survey`` under a given layout, or ``detect``."""
     if layout is None:
         return detect(keys, where)
+    keys = list(keys)
     found = survey(layout, keys)
     if not found.groups and not found.single:
+        wrapped = (survey(layout.under(prefix), keys) for prefix in _wrappers(keys))
+        found = next((s for s in wrapped if s.groups or s.single), found)
+    if not found.groups and not found.single:
         template = next(iter(layout.rules[0].sources.values()))
-        near = nearest(template, list(keys)).removeprefix("did you mean ")
+        near = nearest(template, keys).removeprefix("did you mean ")
         raise LayoutError(f"no key fits layout {layout.name}, such as {template}", where=where, fix=f"nearest: {near}")
     return found, f"layout {layout.name} as asked"
