@@ -104,6 +104,14 @@ def test_what_came_in_place_of_weights_is_said(content: bytes, words: tuple[str,
     assert all(word in error for word in ("not a safetensors file", str(path), *words)), error
 
 
+def test_a_safetensors_file_named_as_a_pickle(tmp_path: Path) -> None:
+    save(tmp_path / "m.ckpt", tiny())
+    with open_checkpoint(tmp_path / "m.ckpt") as found:
+        assert set(found.tensors) == set(tiny())
+    error = fails(1, "convert", tmp_path / "m.ckpt", tmp_path / "m.safetensors")
+    assert "name it .safetensors" in error
+
+
 def test_a_pointer_in_place_of_a_pickle_is_said(tmp_path: Path) -> None:
     (tmp_path / "m.pt").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\n")
     assert "git lfs pull" in fails(1, "convert", tmp_path / "m.pt", tmp_path / "m.safetensors")
@@ -116,6 +124,7 @@ def test_a_pointer_in_place_of_a_pickle_is_said(tmp_path: Path) -> None:
         ("https://huggingface.co/acme/x/tree/main", ("name it as acme/x\n",)),
         ("https://huggingface.co/acme/x/resolve/v1/model.safetensors", ("name it as acme/x@v1",)),
         ("hf://acme/x", ("name it as acme/x",)),
+        ("file:///data/m.safetensors", ("name it as /data/m.safetensors",)),
         ("s3://bucket/model.safetensors", ("download it",)),
     ],
 )
@@ -266,4 +275,4 @@ def test_an_index_that_is_a_pipe(tmp_path: Path) -> None:
 
 
 def test_a_header_is_none_of_the_known_contents() -> None:
-    assert door.contents(encode(tiny())[:512]) is None
+    assert door.contents((10**9).to_bytes(8, "little") + bytes(64)) is None

@@ -155,6 +155,8 @@ def no_such(name: str) -> CheckpointError:
     if hub := HUB_URL.match(name):
         revision = f"@{hub['revision']}" if hub["revision"] not in (None, "main") else ""
         return CheckpointError(f"an address, not a path: {name}", fix=f"name it as {hub['name']}{revision}")
+    if name.startswith("file:"):
+        return CheckpointError(f"an address, not a path: {name}", fix=f"name it as /{name[5:].lstrip('/')}")
     if URL.match(name):
         return CheckpointError(f"an address, not a path: {name}", fix="download it, and name the file")
     near = ""

@@ -170,6 +170,8 @@ def _strange(path: Path) -> tuple[str, str]:
     """What a file is that is not PyTorch's, and what to do about it."""
     with open(path, "rb") as file:
         head = file.read(door.HEAD_BYTES)
+    if head[8:10] == b'{"':
+        return "not a PyTorch checkpoint but safetensors already", "name it .safetensors"
     known = None if head.startswith((b"PK", b"\x80")) else door.contents(head)
     return ("not a PyTorch checkpoint", "") if known is None else (f"not a PyTorch checkpoint but {known[0]}", known[1])
 

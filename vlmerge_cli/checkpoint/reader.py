@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import TracebackType
@@ -203,6 +204,8 @@ def open_checkpoint(name: str | Path) -> Checkpoint:
         return _open_index(str(name), path)
     if path.suffix in PICKLES:
         fix = f"run: vlmerge convert {path} {path.with_suffix('.safetensors')}"
+        with suppress(CheckpointError):  # it may be named so and be none
+            return _opened(str(name), [path], None)
         raise CheckpointError("a pickle can run code when it is loaded", where=str(name), fix=fix)
     if part := door.part_of(path):
         console.warn(f"{path.name} is {part} of a model, and is taken for all of it")
@@ -218,9 +221,8 @@ def _open_repository(name: str) -> Checkpoint:
     except CheckpointError as error:
         if not hub.is_offline():
             raise
-        what = error.what.removeprefix(f"{door.incomplete(folder)}: ")
-        fix = "fetch the rest without HF_HUB_OFFLINE"
-        raise CheckpointError(f"{door.incomplete(folder)}, and offline: {what}", where=str(folder), fix=fix) from None
+        what = f"{door.incomplete(folder)}, and offline: {error.what.removeprefix(f'{door.incomplete(folder)}: ')}"
+        raise CheckpointError(what, where=str(folder), fix="fetch the rest without HF_HUB_OFFLINE") from None
 
 
 def _open_folder(name: str, folder: Path) -> Checkpoint:
