@@ -126,6 +126,33 @@ FAMILIES: dict[str, tuple[dict[tuple[str, ...], tuple[int, ...]], tuple[str, ...
         },
         ("img_in.weight", "txt_in.weight"),
     ),
+    "cosmos3": (
+        {
+            ("layers.*.self_attn.add_k_proj.weight", "layers.*.self_attn.to_k.weight"): (4, D),
+            ("layers.*.self_attn.to_add_out.weight", "layers.*.self_attn.to_out.weight"): (D, D),
+            ("layers.*.input_layernorm_moe_gen.weight", "layers.*.input_layernorm.weight"): (D,),
+        },
+        ("norm.weight", "norm_moe_gen.weight", "layers.1.self_attn.k_norm_und_for_gen.weight"),
+    ),
+    "higgs-audio": (
+        {
+            ("model.layers.*.audio_mlp.up_proj.weight", "model.layers.*.mlp.up_proj.weight"): (F, D),
+            ("model.layers.*.audio_input_layernorm.weight", "model.layers.*.input_layernorm.weight"): (D,),
+        },
+        ("model.layers.0.self_attn.q_proj.weight", "model.norm.weight", "audio_lm_head.weight"),
+    ),
+    "mplug-owl2": (
+        {
+            (
+                "model.layers.*.self_attn.k_proj.multiway.1.weight",
+                "model.layers.*.self_attn.k_proj.multiway.0.weight",
+            ): (D, D),
+            ("model.layers.*.input_layernorm.multiway.1.weight", "model.layers.*.input_layernorm.multiway.0.weight"): (
+                D,
+            ),
+        },
+        ("model.layers.1.mlp.up_proj.weight", "model.layers.0.self_attn.rotary_emb.inv_freq"),
+    ),
 }
 
 
@@ -166,10 +193,13 @@ def test_a_checkpoint_of_the_family(family: str, tmp_path: Path) -> None:
     assert (again.layout.name, len(again.groups), again.problems()) == (family, 0, [])
 
 
-def test_an_ordinary_transformer_is_no_expert() -> None:
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_an_ordinary_transformer_is_no_expert(prefix: str) -> None:
     """A language model alone has the plain names of EVEv2's text expert, and no expert."""
+    names = ["input_layernorm", "post_attention_layernorm"]
+    names += [f"self_attn.{n}_proj" for n in "qkvo"] + [f"mlp.{n}_proj" for n in ("gate", "up", "down")]
     with pytest.raises(LayoutError, match="none of the layouts"):
-        detect(["model.layers.0.mlp.up_proj.weight", "model.layers.0.self_attn.q_proj.weight"], "llm.safetensors")
+        detect([f"{prefix}model.layers.0.{name}.weight" for name in names], "llm.safetensors")
 
 
 def test_towers_of_different_width_say_so(tmp_path: Path) -> None:

@@ -14,4 +14,7 @@ LAYOUTS = (
     "one-peace",
     "flux",
     "qwen-image",
+    "cosmos3",
+    "higgs-audio",
+    "mplug-owl2",
 )
