@@ -10,13 +10,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vlmerge_cli import console
-from vlmerge_cli.data import recorded, tokenizer
-from vlmerge_cli.data.tokenizer import Tokenizer
+from vlmerge_cli.data import recorded
 from vlmerge_cli.errors import DataError, UsageError
 from vlmerge_cli.model.config import ModelConfig, preset
+
+if TYPE_CHECKING:
+    from vlmerge_cli.data.tokenizer import Tokenizer
 
 FILES = ("tokenizer.json", "vocab.txt")
 DIGEST = "tokenizer_digest"
@@ -51,6 +53,8 @@ def load(about: Mapping[str, Any], place: Path, config: ModelConfig, given: str 
     Without a digest in the metadata ``given`` is taken at its word. Raises UsageError for a vocabulary that is not
     the checkpoint's, DataError where it is nowhere or does not fit the model.
     """
+    from vlmerge_cli.data import tokenizer
+
     name = name_of(about, place, config) if given is None else given
     found = tokenizer.load(name, config.max_text_tokens)
     if about.get(DIGEST, found.digest) != found.digest:
@@ -69,6 +73,8 @@ def name_of(about: Mapping[str, Any], place: Path, config: ModelConfig) -> str:
     wanted = about.get(DIGEST)
     if wanted is None:
         return _guessed(about, place, config)
+    from vlmerge_cli.data import tokenizer
+
     missing: DataError | None = None
     for name in _candidates(about, place):
         try:
