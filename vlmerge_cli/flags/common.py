@@ -68,11 +68,11 @@ def parse_bytes(text: str, flag: str) -> int:
 
 def check_report(out: Path | None, kind: str = "") -> None:
     """Raises UsageError for a report folder that holds something else, or records that are not of ``kind``."""
+    if out is None:
+        return
     from vlmerge_cli import records
     from vlmerge_cli.reports import build
 
-    if out is None:
-        return
     build.check(out)
     others = {record.kind for record in records.read(out / RECORDS)} - {kind} if kind else set()
     if others:
