@@ -113,7 +113,7 @@ def test_the_module_and_the_console_script_are_one() -> None:
     import tomllib
 
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
-    assert scripts == {"vlmerge": "vlmerge_cli.cli:main"}
+    assert scripts == {"vlmerge": "vlmerge_cli.__main__:start"}
     assert run("--version").stdout.strip() == f"vlmerge {__version__}"
 
 

@@ -1,6 +1,15 @@
-"""``python -m vlmerge_cli``, which torchrun can start too."""
+"""The program, which ``vlmerge`` and ``python -m vlmerge_cli`` start, and torchrun can too."""
 
-from vlmerge_cli.cli import main
+import gc
+
+
+def start() -> None:
+    """Run the command line. Until a command is loaded nothing that was made is garbage, so nothing looks for any."""
+    gc.disable()
+    from vlmerge_cli.cli import main
+
+    main()
+
 
 if __name__ == "__main__":
-    main()
+    start()

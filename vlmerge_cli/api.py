@@ -20,11 +20,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from vlmerge_cli import console, devices
 from vlmerge_cli.checkpoint.reader import open_checkpoint
-from vlmerge_cli.checkpoint.target import Target
 from vlmerge_cli.errors import UsageError, nearest
 from vlmerge_cli.layouts.layout import Layout, named
 from vlmerge_cli.layouts.survey import find
-from vlmerge_cli.methods.method import make
 
 if TYPE_CHECKING:
     from vlmerge_cli.checkpoint.legacy import Summary as Conversion
@@ -37,7 +35,6 @@ if TYPE_CHECKING:
 Progress: TypeAlias = Callable[[int, int], object]
 PathLike: TypeAlias = str | Path
 SHARD_BYTES = 5_000_000_000
-FITTED_ON = 512  # pairs
 
 
 def inspect(checkpoint: PathLike, *, layout: str | Layout | None = None, keys: bool = False) -> Inspection:
@@ -84,6 +81,8 @@ def merge(
     ``layerwise`` is fitted on, by default 512 of what the checkpoint was trained on. Raises UsageError,
     CheckpointError, LayoutError, PlanError and MergeError; an error leaves no output.
     """
+    from vlmerge_cli.checkpoint.target import Target
+    from vlmerge_cli.layerwise.data_of_merge import sources_of, with_data
     from vlmerge_cli.merging.merge import Settings, run
     from vlmerge_cli.merging.opening import check_output, default_output
 
@@ -95,7 +94,7 @@ def merge(
         path = Path(output) if output is not None else default_output(ready.checkpoint)
         target = Target(path, force, sync, max_shard_bytes)
         check_output(ready, target)
-        ready = _with_data(ready, path, _sources(ready, data, num_examples), num_examples, device)
+        ready = with_data(ready, path, sources_of(ready, data, num_examples), num_examples, device)
         with _advancing("merging", ready.checkpoint.num_bytes, progress) as advance:
             summary = run(ready, target, settings, advance)
         if not residuals:
@@ -127,6 +126,8 @@ def plan(
     **options: Any,
 ) -> Preview:
     """What ``merge`` would do with the same arguments: every key's step, bytes and memory. Nothing is written."""
+    from vlmerge_cli.checkpoint.target import Target
+    from vlmerge_cli.layerwise.data_of_merge import sources_of
     from vlmerge_cli.merging.merge import Settings
     from vlmerge_cli.merging.opening import check_output, default_output
     from vlmerge_cli.merging.preview import preview
@@ -134,7 +135,7 @@ def plan(
     with _ready(checkpoint, method, options, base, grams, layout, keep, experts_for, dtype, residuals) as ready:
         path = Path(output) if output is not None else default_output(ready.checkpoint)
         check_output(ready, Target(path, force))
-        _sources(ready, data, num_examples)
+        sources_of(ready, data, num_examples)
         return preview(ready, threads or Settings().threads, str(path))
 
 
@@ -158,6 +159,7 @@ def merge_tensors(
     """
     from vlmerge_cli.merging.in_memory import merged
     from vlmerge_cli.merging.plan import Request
+    from vlmerge_cli.methods.method import make
 
     chosen = make(method, options)
     return merged(tensors, chosen, _layout(layout), base, grams, Request(tuple(keep), experts_for), allow_non_finite)
@@ -213,6 +215,7 @@ def collect_grams(
     are the fields of ``grams.from_data.Choices`` (``num_examples``, ``batch_size``, ``passes``, ...). For a module of
     your own see ``grams.collector``. Raises UsageError, CheckpointError, LayoutError, PlanError, DataError, MergeError.
     """
+    from vlmerge_cli.checkpoint.target import Target
     from vlmerge_cli.grams.collected import Collected
     from vlmerge_cli.grams.from_data import Choices, collect
     from vlmerge_cli.grams.gram_file import recorded_data, sibling_grams
@@ -241,39 +244,13 @@ def _ready(
 ) -> Iterator[Any]:  # fmt: skip
     from vlmerge_cli.merging.opening import Inputs, prepared
     from vlmerge_cli.merging.plan import Request
+    from vlmerge_cli.methods.method import make
 
     chosen, request = make(method, options), Request(tuple(keep), experts_for, dtype)
     base_name, grams_name = (None if path is None else str(path) for path in (base, grams))
     inputs = Inputs(str(checkpoint), base_name, grams_name, _layout(layout))
     with prepared(inputs, chosen, request, with_grams) as ready:
         yield ready
-
-
-def _with_data(ready: Any, output: Path, sources: tuple[str, ...], num_examples: int | None, device: str) -> Any:
-    """All that a method needs of data: Grams that are missing, or its fit on ``sources``."""
-    from vlmerge_cli.merging.opening import completed
-
-    if not sources:
-        return completed([ready], device)[0]
-    from vlmerge_cli.grams.from_data import Choices
-    from vlmerge_cli.layerwise.fitted import fitted
-
-    return fitted(ready, output, Choices(sources, num_examples=num_examples or FITTED_ON, device=device))
-
-
-def _sources(ready: Any, data: Sequence[str], num_examples: int | None) -> tuple[str, ...]:
-    """The data that a method which runs the model is fitted on; none for the others. Raises UsageError."""
-    from vlmerge_cli.grams.gram_file import recorded_data
-    from vlmerge_cli.methods import RUNNING
-
-    if ready.plan.method.name not in RUNNING:
-        if data or num_examples is not None:
-            raise UsageError(f"--data and --examples belong to {', '.join(RUNNING)}, not to {ready.plan.method.name}")
-        return ()
-    found = tuple(data) or recorded_data(ready.checkpoint)
-    if not found:
-        raise UsageError("no --data, and the checkpoint does not say what it was trained on", fix="--data SOURCE")
-    return found
 
 
 def _layout(layout: str | Layout | None) -> Layout | None:

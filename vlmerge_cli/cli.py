@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import signal
@@ -113,6 +114,9 @@ def load(name: str) -> Any:
         app.command(name)(module.command)
     found = typer.main.get_command(app)
     found.name = name
+    if not gc.isenabled():  # the start is over; what it made stays for good
+        gc.freeze()
+        gc.enable()
     return found
 
 

@@ -5,11 +5,9 @@ What is shown may hold names from any file: control characters and marks that tu
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -49,6 +47,8 @@ def printable(text: str) -> str:
     """The text with what would steer a terminal, or cannot be written to one, as ``\\x1b``; line ends stay."""
     if text.isascii() and text.replace("\n", "").isprintable():
         return text
+    import unicodedata  # here and below: what few need is not loaded at every start
+
     return "".join(_escaped(sign) if unicodedata.category(sign) in UNPRINTABLE else sign for sign in text)
 
 
@@ -121,6 +121,8 @@ def _escaped(sign: str) -> str:
 
 def show_json(document: Any) -> None:
     """A result for programs: one JSON document."""
+    import json
+
     if ranks.is_main():
         _out(json.dumps(document, indent=2, ensure_ascii=False))
 

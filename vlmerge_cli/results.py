@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -23,6 +22,8 @@ class Result:
 
 def html_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A plain table, everything in it escaped; long cells and tables are cut, and say so."""
+    import html  # notebooks alone need it
+
     rows = list(rows)
     head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
     body = "".join(

@@ -6,7 +6,6 @@ import typer
 
 from vlmerge_cli import api, console
 from vlmerge_cli.flags.common import CheckpointArgument, JsonOption, LayoutOption
-from vlmerge_cli.methods.method import described
 
 
 def command(
@@ -48,6 +47,8 @@ def _text(document: dict[str, Any]) -> str:
     for name, entry in sorted(document["dtypes"].items()):
         lines.append(f"  {name:<13} {entry['num_tensors']} tensors, {console.size(entry['num_bytes'])}")
     if "recipe" in document:
+        from vlmerge_cli.methods.method import described
+
         method, settings = document["recipe"].get("method"), document["recipe"].get("settings")
         shown = described(str(method), settings) if isinstance(settings, dict) else ""
         lines.append(f"  merged by     {method} ({shown})")

@@ -33,7 +33,7 @@ Load = Callable[[int, int], tuple[Any, Any]]
 #: Pairs whose sums are one result, so that results are few.
 PIECE = 1 << 21
 #: Pairs that are computed with at once: what stays in a processor's cache, and what keeps a GPU busy.
-CHUNK, GPU_CHUNK = 1 << 18, 1 << 21
+CHUNK, GPU_CHUNK = 1 << 17, 1 << 21
 #: The sample takes every so many entries of a stretch: a prime, so that it meets all rows and columns of a matrix.
 STRIDE = 13
 #: Of every so many entries the sample takes a pair of stretches; of a long vector, of every n / 2048.

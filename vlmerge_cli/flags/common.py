@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vlmerge_cli import console
 from vlmerge_cli.errors import UsageError, nearest
-from vlmerge_cli.records import Record
+
+if TYPE_CHECKING:
+    from vlmerge_cli.records import Record
 
 RECORDS = "records.jsonl"
 
@@ -80,7 +82,7 @@ def check_report(out: Path | None, kind: str = "") -> None:
         raise UsageError(what, fix="name another folder for --report")
 
 
-def write_report(found: Sequence[Record], out: Path, keep: bool = False) -> None:
+def write_report(found: Sequence["Record"], out: Path, keep: bool = False) -> None:
     """The report of ``found`` in ``out``; with ``keep`` also the records, so that it can be made again."""
     from vlmerge_cli.outputs.whole import write_whole
     from vlmerge_cli.reports import build

@@ -20,7 +20,6 @@ from vlmerge_cli.checkpoint.named_tensors import NamedTensors
 from vlmerge_cli.checkpoint.reader import Checkpoint, open_checkpoint
 from vlmerge_cli.checkpoint.target import Target
 from vlmerge_cli.checkpoint.writer import create
-from vlmerge_cli.data.recorded import found_again
 from vlmerge_cli.errors import CheckpointError, MergeError
 from vlmerge_cli.methods import linalg
 from vlmerge_cli.methods.linalg import packed_size, packed_width
@@ -66,6 +65,8 @@ def token_counts(grams: NamedTensors) -> dict[str, int]:
 
 def recorded_data(checkpoint: Checkpoint) -> tuple[str, ...]:
     """The ``--data`` that a checkpoint of this tool was trained on; empty where that is not known."""
+    from vlmerge_cli.data.recorded import found_again
+
     return found_again(checkpoint.about(), checkpoint.path)
 
 

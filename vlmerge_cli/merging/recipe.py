@@ -14,7 +14,6 @@ from vlmerge_cli.checkpoint.writer import Output, create
 from vlmerge_cli.merging.opening import Prepared
 from vlmerge_cli.merging.plan import Merge, Plan
 from vlmerge_cli.version import __version__
-from vlmerge_cli.weights.inferred_config import told_config
 from vlmerge_cli.weights.vocabulary import moved
 
 
@@ -63,6 +62,8 @@ def recipe(ready: Prepared, full_digest: bool = False) -> dict[str, Any]:
 
 def _told(checkpoint: Checkpoint) -> dict[str, Any] | None:
     """What the weights tell while the experts are there: afterwards nothing tells where fusion begins."""
+    from vlmerge_cli.weights.inferred_config import told_config
+
     return told_config({key: tensor.shape for key, tensor in checkpoint.tensors.items()}, checkpoint.name)
 
 

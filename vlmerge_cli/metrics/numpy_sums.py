@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from vlmerge_cli.metrics.pairwise import Pairwise
-from vlmerge_cli.metrics.sign import Sign, dissimilarities
+from vlmerge_cli.metrics.sign import Sign
 from vlmerge_cli.metrics.threshold import Bracket
 
 Vector = np.ndarray[Any, Any]
@@ -60,21 +60,29 @@ class NumpySums:
 
     def truncated(self, x: Vector, y: Vector, x_limit: float, y_limit: float) -> Sign:
         """TSSD's sums, as of ``sign.truncated``: only pairs that are both kept and differ in sign are computed with."""
-        masks = [mask[: len(x)] for mask in self._masks]
-        kept = []
-        for vector, limit, (upper, lower) in ((x, x_limit, masks[:2]), (y, y_limit, masks[2:4])):
+        x_upper, x_lower, y_upper, y_lower, differ, others = (mask[: len(x)] for mask in self._masks)
+        for vector, limit, upper, lower in ((x, x_limit, x_upper, x_lower), (y, y_limit, y_upper, y_lower)):
             np.greater(vector, limit, out=upper)
             np.less(vector, -limit, out=lower)
-            kept.append((upper, lower))
-        (x_upper, x_lower), (y_upper, y_lower) = kept
-        differ, others = masks[4:]
         np.logical_and(x_upper, y_lower, out=differ)
         np.logical_and(x_lower, y_upper, out=others)
-        index = np.flatnonzero(np.logical_or(differ, others, out=differ))
+        total = self._opposite(x, y, np.flatnonzero(np.logical_or(differ, others, out=differ)))
         for mask in (x_lower, y_upper, y_lower):
             np.logical_or(x_upper, mask, out=x_upper)
-        total = dissimilarities(*(vector.take(index).astype(np.float64) for vector in (x, y))).sum()
-        return Sign(float(total), int(np.count_nonzero(x_upper)))
+        return Sign(total, int(np.count_nonzero(x_upper)))
+
+    def _opposite(self, x: Vector, y: Vector, index: Vector) -> float:
+        """The sum of ``sign.dissimilarities`` over pairs that are known to be of opposite sign, without new memory."""
+        smaller, larger, ratio = (buffer[: len(index)] for buffer in self._float64)
+        for vector, own, magnitudes in ((x, self._own[0], smaller), (y, self._own[1], larger)):
+            taken = vector.take(index, out=own[: len(index)], mode="clip")  # other modes buffer what they take
+            np.abs(taken, out=magnitudes)
+        np.maximum(smaller, larger, out=ratio)
+        np.minimum(smaller, larger, out=smaller)
+        np.divide(smaller, ratio, out=ratio)
+        np.add(ratio, 1, out=larger)
+        np.multiply(ratio, 2, out=ratio)
+        return float(np.divide(ratio, larger, out=ratio).sum())
 
     def _soft_sign(self, x: Vector, y: Vector, difference: Vector, terms: Vector) -> float:
         """The sum of the pairs' dissimilarities; ``terms`` is for use."""

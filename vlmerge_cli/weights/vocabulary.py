@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 from vlmerge_cli import console
 from vlmerge_cli.data import recorded
 from vlmerge_cli.errors import DataError, UsageError
-from vlmerge_cli.model.config import ModelConfig, preset
 
 if TYPE_CHECKING:
     from vlmerge_cli.data.tokenizer import Tokenizer
+    from vlmerge_cli.model.config import ModelConfig
 
 FILES = ("tokenizer.json", "vocab.txt")
 DIGEST = "tokenizer_digest"
@@ -125,6 +125,8 @@ def _guessed(about: Mapping[str, Any], place: Path, config: ModelConfig) -> str:
         return str(about["tokenizer"])
     if place.is_dir() and (found := beside(place)):
         return found[0]
+    from vlmerge_cli.model.config import preset
+
     name = "bundled" if config.vocab_size <= preset("small").vocab_size else "bert-base-uncased"
     console.warn(f"the checkpoint does not say its vocabulary: taken to be {name}, by its size ({config.vocab_size})")
     return name
