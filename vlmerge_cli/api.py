@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from vlmerge_cli import console, devices
+from vlmerge_cli.checkpoint.dtypes import stored_type
 from vlmerge_cli.checkpoint.reader import open_checkpoint
 from vlmerge_cli.errors import UsageError, nearest
 from vlmerge_cli.layouts.layout import Layout, named
@@ -173,6 +174,7 @@ def distance(
     truncate: float = 0.5,
     weights_only: bool = False,
     layout: str | Layout | None = None,
+    dtype: str | None = None,
     device: str = "auto",
     threads: int | None = None,
     progress: Progress | None = None,
@@ -180,7 +182,8 @@ def distance(
 ) -> DistanceTable:
     """L2, cosine, SSD and TSSD between experts, whole and by layer, module or slot: the smaller, the better they merge.
 
-    ``pairs`` are written ``"v,l"``; none is the first pair there is, ``"all"`` every one.
+    ``pairs`` are written ``"v,l"``; none is the first pair there is, ``"all"`` every one. Experts of different float
+    types are compared as they are, or all rounded to ``dtype`` (``"bfloat16"``) first.
     Raises UsageError, CheckpointError, LayoutError, PlanError and MergeError.
     """
     devices.load_numpy()
@@ -189,6 +192,7 @@ def distance(
 
     if by not in GROUPINGS:
         raise UsageError(f"--by {by}", fix=nearest(by, GROUPINGS))
+    stored = None if dtype is None else stored_type(dtype)
     where, workers = devices.resolve(device, prefer_gpu=False), threads or min(4, devices.num_cpus())
     with _spoken(verbose), open_checkpoint(checkpoint) as opened:
         survey, _ = find(opened.tensors, _layout(layout), str(checkpoint))
@@ -196,7 +200,7 @@ def distance(
         def bar(title: str, total: int) -> AbstractContextManager[Callable[[int], object]]:
             return _advancing(title, total, progress)
 
-        return tabulate(opened, survey, pairs, by, truncate, weights_only, workers, where, bar)
+        return tabulate(opened, survey, pairs, by, truncate, weights_only, workers, where, bar, stored)
 
 
 def collect_grams(

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -39,3 +40,18 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path):
         write_whole(tmp_path / "a" / "file", "text")  # type: ignore[arg-type]
     assert (tmp_path / "a" / "file").read_bytes() == b"first"
     assert len(list((tmp_path / "a").iterdir())) == 1
+
+
+@pytest.mark.parametrize("flags", [os.O_TRUNC, os.O_APPEND])
+def test_a_descriptor_is_written_to_where_it_stands(flags: int, tmp_path: Path):
+    """As ``--csv /dev/stdout > out`` and ``>> out`` do: what the stream had before stays."""
+    path = tmp_path / "out"
+    path.write_text("before\n")
+    stream = os.open(path, os.O_WRONLY | flags)
+    os.write(stream, b"one\n")
+    write_whole(Path(f"/dev/fd/{stream}"), b"two\n")
+    os.write(stream, b"three\n")
+    os.close(stream)
+    before = "before\n" if flags == os.O_APPEND else ""
+    assert path.read_text() == f"{before}one\ntwo\nthree\n"
+    assert [one.name for one in tmp_path.iterdir()] == ["out"]

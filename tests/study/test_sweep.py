@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from tests.helpers import expert_key, save, tiny
 from vlmerge_cli import records
 from vlmerge_cli.checkpoint.reader import open_checkpoint
-from vlmerge_cli.errors import UsageError
+from vlmerge_cli.errors import PlanError, UsageError
 from vlmerge_cli.study import sweep
 from vlmerge_cli.study.merged import Merging
 
@@ -52,6 +55,16 @@ class Judge:
 
 def points() -> list[dict[str, Any]]:
     return sweep.grid({"alpha": "0:1:0.25"}, {})
+
+
+def test_experts_of_different_types_are_swept_as_one(tmp_path: Path) -> None:
+    key = expert_key(1, "mlp.fc1.weight", "v")
+    tensors = {**tiny(), key: tiny()[key].astype(np.float64)}
+    merging = Merging(str(save(tmp_path / "mixed.safetensors", tensors)), "interpolation")
+    with pytest.raises(PlanError, match="v is F64"):
+        sweep.run(merging, points(), sweep.Scored({}, "score", Judge()), tmp_path / "a")
+    found = sweep.run(replace(merging, dtype="float32"), points(), sweep.Scored({}, "score", Judge()), tmp_path / "b")
+    assert found[1].at["merge"]["dtype"] == "float32"
 
 
 def test_a_sweep_is_scored_and_goes_on_where_it_was_stopped(ckpt: Path, tmp_path: Path) -> None:

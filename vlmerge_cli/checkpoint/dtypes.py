@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from vlmerge_cli.errors import UsageError, nearest
+
 Kind = Literal["float", "small float", "integer", "boolean", "complex"]
 
 
@@ -48,6 +50,13 @@ DTYPES = {
 
 #: What ``--dtype`` may name, and what it is called in a file.
 FLOATS = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+
+
+def stored_type(name: str) -> str:
+    """What a file calls the type that ``--dtype`` names. Raises UsageError."""
+    if name not in FLOATS:
+        raise UsageError(f"--dtype {name}", fix=nearest(name, FLOATS))
+    return FLOATS[name]
 
 
 def is_float(name: str) -> bool:

@@ -71,12 +71,11 @@ class InMemory:
         return {}
 
 
-class Remembered:
-    """Named tensors that give what was read once again without reading, until told to ``forget``. One thread's."""
+class Seen:
+    """Other named tensors, seen through something; here as they are."""
 
     def __init__(self, source: NamedTensors) -> None:
         self.name, self.tensors, self._source = source.name, source.tensors, source
-        self._held: dict[tuple[str, int, int], bytes] = {}
 
     @property
     def path(self) -> Path:
@@ -87,6 +86,23 @@ class Remembered:
         return self._source.folder
 
     def read_into(self, key: str, buffer: Buffer, offset: int = 0) -> None:
+        self._source.read_into(key, buffer, offset)
+
+    def place(self, key: str) -> tuple[int, int]:
+        return self._source.place(key)
+
+    def about(self) -> dict[str, Any]:
+        return self._source.about()
+
+
+class Remembered(Seen):
+    """Gives what was read once again without reading, until told to ``forget``. One thread's."""
+
+    def __init__(self, source: NamedTensors) -> None:
+        super().__init__(source)
+        self._held: dict[tuple[str, int, int], bytes] = {}
+
+    def read_into(self, key: str, buffer: Buffer, offset: int = 0) -> None:
         view = memoryview(buffer).cast("B")
         at = (key, offset, len(view))
         if at in self._held:
@@ -94,12 +110,6 @@ class Remembered:
         else:
             self._source.read_into(key, buffer, offset)
             self._held[at] = bytes(view)
-
-    def place(self, key: str) -> tuple[int, int]:
-        return self._source.place(key)
-
-    def about(self) -> dict[str, Any]:
-        return self._source.about()
 
     def forget(self) -> None:
         self._held.clear()

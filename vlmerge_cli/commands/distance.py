@@ -39,6 +39,15 @@ def command(
     ] = None,
     report: ReportOption = None,
     layout: LayoutOption = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            "--dtype",
+            metavar="float64|float32|float16|bfloat16",
+            help="Round all experts to this type first.",
+            show_default="as they are, of different types too",
+        ),
+    ] = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     force: ForceOption = False,
@@ -56,8 +65,8 @@ def command(
         check_file(csv, force, inputs)
     check_report(report, "distance")
     found = api.distance(
-        checkpoint, by=by, pairs=pair or (), truncate=truncate, weights_only=weights_only, layout=layout, device=device,
-        threads=threads, verbose=not json,
+        checkpoint, by=by, pairs=pair or (), truncate=truncate, weights_only=weights_only, layout=layout, dtype=dtype,
+        device=device, threads=threads, verbose=not json,
     )  # fmt: skip
     if json:
         console.show_json(found.to_dict())
@@ -74,10 +83,12 @@ def command(
 
 
 def _write_csv(path: Path, text: str) -> None:
+    from vlmerge_cli.outputs.whole import write_whole
+
     if path == Path("-"):
         console.show(text.rstrip("\n"))
     else:
-        path.write_text(text, encoding="utf-8")
+        write_whole(path, text.encode())
 
 
 def _show(distances: Any, by: str) -> None:

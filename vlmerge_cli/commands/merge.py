@@ -10,6 +10,7 @@ from vlmerge_cli import console
 from vlmerge_cli.flags.common import (
     CheckpointArgument,
     DeviceOption,
+    DtypeOption,
     JsonOption,
     LayoutOption,
     ThreadsOption,
@@ -82,15 +83,7 @@ def command(
             help="In layers with a cross-modal expert, merge only the experts that this task uses.",
         ),
     ] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(
-            "--dtype",
-            metavar="float64|float32|float16|bfloat16",
-            help="Type of all floating tensors of the output.",
-            show_default="as they came",
-        ),
-    ] = None,
+    dtype: DtypeOption = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     max_shard_size: Annotated[str, typer.Option("--max-shard-size", help="Of a folder's files.")] = "5GB",

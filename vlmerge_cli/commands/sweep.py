@@ -10,6 +10,7 @@ from vlmerge_cli import console
 from vlmerge_cli.flags.common import (
     CheckpointArgument,
     DeviceOption,
+    DtypeOption,
     ForceOption,
     JsonOption,
     ReportOption,
@@ -47,6 +48,7 @@ def command(
     experts_for: Annotated[
         str | None, typer.Option("--experts-for", metavar="retrieval|vqa|nlvr2", help="As in vlmerge merge.")
     ] = None,
+    dtype: DtypeOption = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="A.B=C", help="Settings of --finetune, as in vlmerge finetune.")
     ] = None,
@@ -73,7 +75,7 @@ def command(
     from vlmerge_cli.study.scored import scored
 
     flags = {option.name: option.flag for option in method_class(method).options()}
-    merging = Merging(checkpoint, method, {}, base, grams, experts_for)
+    merging = Merging(checkpoint, method, {}, base, grams, experts_for, dtype)
     points = sweep.grid(options, flags)
     for point in points:
         Merging(checkpoint, method, point).made()  # all that is wrong with options, before anything is done
@@ -90,7 +92,7 @@ def command(
         write_report(found, report)
     if write_best is not None:
         settings = points[found.index(chosen) - 1]
-        Merging(checkpoint, method, settings, base, grams, experts_for).write(write_best, force)
+        Merging(checkpoint, method, settings, base, grams, experts_for, dtype).write(write_best, force)
     if json:
         rows = [{**record.at, "scores": record.values} for record in found]
         console.show_json({"points": rows, "best": chosen.at["merge"], "chosen_by": how.main})

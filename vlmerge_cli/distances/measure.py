@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from vlmerge_cli.checkpoint.dtypes import is_float, is_parameter
-from vlmerge_cli.checkpoint.reader import Checkpoint
+from vlmerge_cli.checkpoint.named_tensors import NamedTensors
 from vlmerge_cli.distances import scan
 from vlmerge_cli.distances.scan import Piece, Sums, pieces_of
 from vlmerge_cli.errors import PlanError, UsageError, joined, nearest
@@ -64,7 +64,7 @@ def parse_pair(text: str, survey: Survey) -> tuple[str, str]:
 
 
 def measure(
-    checkpoint: Checkpoint,
+    checkpoint: NamedTensors,
     survey: Survey,
     pair: tuple[str, str],
     by: str = "layer",
@@ -90,12 +90,12 @@ def measure(
     return Distances(pair, _distance("all", sum(slots.values(), Sums())), tuple(worst_first))
 
 
-def num_bytes_read(checkpoint: Checkpoint, survey: Survey, pair: tuple[str, str], weights_only: bool = False) -> int:
+def num_bytes_read(checkpoint: NamedTensors, survey: Survey, pair: tuple[str, str], weights_only: bool = False) -> int:
     """What ``measure`` will tell ``advance`` of, in all. Raises PlanError as it does."""
     return scan.num_bytes_read(checkpoint, _pieces(checkpoint, survey, pair, weights_only))
 
 
-def _pieces(checkpoint: Checkpoint, survey: Survey, pair: tuple[str, str], weights_only: bool) -> list[Piece]:
+def _pieces(checkpoint: NamedTensors, survey: Survey, pair: tuple[str, str], weights_only: bool) -> list[Piece]:
     problems = survey.problems()
     pieces: list[Piece] = []
     compared = False

@@ -14,7 +14,7 @@ from operator import add
 from typing import Any
 
 from vlmerge_cli.checkpoint.dtypes import num_bytes
-from vlmerge_cli.checkpoint.reader import Checkpoint
+from vlmerge_cli.checkpoint.named_tensors import NamedTensors
 from vlmerge_cli.engine import pool
 from vlmerge_cli.engine.backend import make_arrays
 from vlmerge_cli.errors import MergeError
@@ -70,14 +70,14 @@ def pieces_of(slot: Slot, keys: tuple[str, str], num_elements: int) -> list[Piec
     return [Piece(slot, keys, start, min(PIECE, num_elements - start)) for start in range(0, num_elements, PIECE)]
 
 
-def num_bytes_read(checkpoint: Checkpoint, pieces: list[Piece]) -> int:
+def num_bytes_read(checkpoint: NamedTensors, pieces: list[Piece]) -> int:
     """What a scan reads: all twice, and a sample. Where the sample misleads, or is coarse, it is once more."""
     stream = _Stream(checkpoint, pieces, 1, lambda _: None, "cpu")
     return int((2 + STRIDE * stream.sampled) * sum(map(stream.bytes_of, pieces)))
 
 
 def scan(
-    checkpoint: Checkpoint,
+    checkpoint: NamedTensors,
     pieces: list[Piece],
     truncate: float,
     threads: int,
@@ -108,7 +108,7 @@ def scan(
 class _Stream:
     """The pieces, and how a pass reads them."""
 
-    checkpoint: Checkpoint
+    checkpoint: NamedTensors
     pieces: list[Piece]
     threads: int
     advance: Callable[[int], object]

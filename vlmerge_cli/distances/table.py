@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from vlmerge_cli.checkpoint.named_tensors import NamedTensors
 from vlmerge_cli.checkpoint.reader import Checkpoint
 from vlmerge_cli.distances.gate import gate
 from vlmerge_cli.distances.measure import Distance, Distances, measure, num_bytes_read, pairs, parse_pair
@@ -99,10 +100,12 @@ def tabulate(
     threads: int,
     device: str,
     bar: Callable[[str, int], AbstractContextManager[Callable[[int], object]]],
+    dtype: str | None = None,
 ) -> DistanceTable:
     """Measure the ``wanted`` pairs ("v,l", "all"; none: the first there is).
 
-    ``bar`` opens a progress bar for a title and its bytes. Raises PlanError where no layer has two experts, and what
+    ``bar`` opens a progress bar for a title and its bytes; ``dtype`` is of the format, and what all are rounded to
+    first. Raises PlanError where no layer has two experts, and what
     parse_pair and measure raise.
     """
     known = pairs(survey)
@@ -110,10 +113,15 @@ def tabulate(
         raise PlanError("no layer has two experts to compare", where=f"{opened.name} ({survey.architecture})")
     asked = wanted or [",".join(known[0])]
     chosen = known if "all" in asked else [parse_pair(text, survey) for text in asked]
+    source: NamedTensors = opened
+    if dtype is not None:
+        from vlmerge_cli.engine.as_type import AsType
+
+        source = AsType(opened, dtype)
     found = []
     for one in dict.fromkeys(chosen):
-        with bar(f"{one[0]} and {one[1]}", num_bytes_read(opened, survey, one, weights_only)) as advance:
-            found.append(measure(opened, survey, one, by, truncate, weights_only, threads, advance, device))
+        with bar(f"{one[0]} and {one[1]}", num_bytes_read(source, survey, one, weights_only)) as advance:
+            found.append(measure(source, survey, one, by, truncate, weights_only, threads, advance, device))
     opened.check_unchanged()
     return DistanceTable(opened.name, survey.layout.name, survey.architecture, by, tuple(found))
 

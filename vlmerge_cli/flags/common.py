@@ -38,6 +38,15 @@ ReportOption = Annotated[
     Path | None,
     typer.Option("--report", metavar="DIR", help="Write an HTML page, tables and figures, as vlmerge report does."),
 ]
+DtypeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype",
+        metavar="float64|float32|float16|bfloat16",
+        help="Type of all floating tensors of the output.",
+        show_default="as they came",
+    ),
+]
 ThreadsOption = Annotated[
     int | None,
     typer.Option(

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from vlmerge_cli.checkpoint.dtypes import DTYPES, FLOATS, is_float
+from vlmerge_cli.checkpoint.dtypes import DTYPES, is_float, stored_type
 from vlmerge_cli.checkpoint.header import Spec, Tensor
 from vlmerge_cli.checkpoint.named_tensors import NamedTensors
 from vlmerge_cli.errors import PlanError, UsageError, joined, nearest
@@ -103,8 +103,8 @@ class Request:
     def __post_init__(self) -> None:
         if self.experts_for is not None and self.experts_for not in USES_TOP:
             raise UsageError(f"--experts-for {self.experts_for}", fix=nearest(self.experts_for, USES_TOP))
-        if self.dtype is not None and self.dtype not in FLOATS:
-            raise UsageError(f"--dtype {self.dtype}", fix=nearest(self.dtype, FLOATS))
+        if self.dtype is not None:
+            stored_type(self.dtype)
 
 
 def make_plan(
@@ -129,6 +129,7 @@ def make_plan(
     if problems:
         count = f"{len(problems)} problems" if len(problems) > 1 else "1 problem"
         fix = f"leave slots out with --keep '{planner.unfit[0].label}'" if planner.unfit else ""
+        fix = f"say what type comes out (--dtype float32), or {fix}" if planner.num_mixed else fix
         raise PlanError(f"cannot merge, {count}:\n  {joined(problems)}", where=where, fix=fix)
     specs = {step.target: planner.output_spec(step) for step in steps if not isinstance(step, Drop)}
     return Plan(method, survey, tuple(steps), specs)
@@ -152,6 +153,7 @@ class _Planner:
         self.counts = {} if grams is None else token_counts(grams)
         self.problems: list[str] = []
         self.unfit: list[Slot] = []
+        self.num_mixed = 0
 
     def steps(self) -> list[Step]:
         kept = self._kept()
@@ -169,7 +171,7 @@ class _Planner:
     def output_spec(self, step: Merge | Same | Copy) -> Spec:
         spec = self._tensor(sources_of(step)[0]).spec
         if self.request.dtype and is_float(spec.dtype):
-            return Spec(FLOATS[self.request.dtype], spec.shape)
+            return Spec(stored_type(self.request.dtype), spec.shape)
         return spec
 
     def _tensor(self, key: str) -> Tensor:
@@ -204,8 +206,8 @@ class _Planner:
             mixed = what == "dtype" and all(is_float(spec.dtype) for spec in specs.values())
             if len(set(values.values())) > 1 and not (mixed and self.request.dtype):
                 self.unfit.append(slot)
-                hint = " (--dtype says what comes out)" if mixed else ""
-                self.problems.append(f"{at}: " + ", ".join(f"{e} is {value}" for e, value in values.items()) + hint)
+                self.num_mixed += mixed
+                self.problems.append(f"{at}: " + ", ".join(f"{e} is {value}" for e, value in values.items()))
                 return []
         if len(used) == 1:
             return [*dropped, Copy(target, next(iter(used.values())))]

@@ -8,6 +8,7 @@ what lies in it only what this tool writes is ever removed.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from pathlib import Path
 from vlmerge_cli.errors import UsageError
 
 LOCK = ".lock"  # of a folder, which makes it no less empty
+STREAMS = {"stdout": 1, "stderr": 2}
+DESCRIPTOR = re.compile(r"/dev/(?P<name>stdout|stderr)|/(?:dev|proc/self)/fd/(?P<number>\d+)")
 FORCE = "replace it with --force, or name another one"
 
 
@@ -76,12 +79,23 @@ def check_folder(path: Path, force: bool, marks: Sequence[str], inputs: Iterable
 
 
 def is_special(path: Path) -> bool:
-    """Whether a path leads to a pipe, a terminal or another device, which is written to and never replaced."""
+    """Whether a path leads to a pipe, a terminal or another device, which is written to and never replaced.
+
+    So is what a descriptor of this process is open on, be it a file.
+    """
+    if descriptor(path) is not None:
+        return True
     try:
         mode = path.stat().st_mode
     except OSError:
         return False
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def descriptor(path: Path) -> int | None:
+    """The open file that ``/dev/stdout``, ``/dev/fd/63`` and the like stand for."""
+    found = DESCRIPTOR.fullmatch(str(path))
+    return None if found is None else int(found["number"] or STREAMS[found["name"]])
 
 
 def in_hub_cache(path: Path) -> bool:

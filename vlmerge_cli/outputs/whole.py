@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vlmerge_cli.errors import UsageError
-from vlmerge_cli.outputs.replacing import is_special
+from vlmerge_cli.outputs.replacing import descriptor, is_special
 
 
 def cache_folder() -> Path:
@@ -45,18 +45,20 @@ def whole_folder(final: Path) -> Iterator[Path]:
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file under a temporary name and rename it; a pipe or a device is written to. Raises UsageError."""
     try:
-        _write(path.resolve() if path.is_symlink() else path, data)
+        _write(path, data)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def _write(path: Path, data: bytes) -> None:
     if is_special(path):
-        with open(path, "wb", buffering=0) as file:
+        open_file = descriptor(path)
+        with open(path if open_file is None else os.dup(open_file), "wb", buffering=0) as file:
             view = memoryview(data)
             while view:
                 view = view[file.write(view) :]
         return
+    path = path.resolve() if path.is_symlink() else path
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:

@@ -23,6 +23,7 @@ class Merging:
     base: str | None = None
     grams: str | None = None
     experts_for: str | None = None
+    dtype: str | None = None
 
     def made(self) -> Method:
         """Raises UsageError for options that the method does not have."""
@@ -30,7 +31,7 @@ class Merging:
 
     def described(self) -> dict[str, Any]:
         """For a run's settings and records."""
-        others = {"base": self.base, "grams": self.grams, "experts_for": self.experts_for}
+        others = {"base": self.base, "grams": self.grams, "experts_for": self.experts_for, "dtype": self.dtype}
         given = {name: value for name, value in others.items() if value is not None}
         return {"method": self.method, "settings": self.made().settings(), **given}
 
@@ -50,4 +51,4 @@ class Merging:
 
     @property
     def request(self) -> Request:
-        return Request((), self.experts_for)
+        return Request((), self.experts_for, self.dtype)
