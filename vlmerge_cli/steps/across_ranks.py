@@ -67,3 +67,8 @@ def total(x: Tensor) -> Tensor:
 def mean(x: Tensor) -> Tensor:
     """Mean over ranks, without gradients."""
     return total(x) / ranks.world_size()
+
+
+def on_any_rank(said: bool) -> bool:
+    """Whether any rank says so, on every rank."""
+    return bool(total(torch.tensor(float(said))))

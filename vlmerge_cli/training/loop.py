@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from vlmerge_cli import console, ranks
 from vlmerge_cli.data.batch import Batch
 from vlmerge_cli.errors import TrainingError
-from vlmerge_cli.steps.across_ranks import mean
+from vlmerge_cli.steps.across_ranks import mean, on_any_rank
 from vlmerge_cli.steps.precision import autocast
 from vlmerge_cli.training import state
 from vlmerge_cli.training.log import Log
@@ -97,7 +97,8 @@ class Trainer:
     def fit(self, batches: Iterator[Batch], start: int) -> None:
         """Train from step ``start`` to the end of the phase.
 
-        Ctrl-C and SIGTERM take effect between two steps, where the state can be saved: then KeyboardInterrupt.
+        Ctrl-C and SIGTERM, on any rank, take effect on every rank after the same step: the state is saved, then
+        KeyboardInterrupt.
         Raises TrainingError for a loss that is not finite.
         """
         whole = self.phase.num_steps
@@ -112,13 +113,12 @@ class Trainer:
                 clock.count(len(batch) * ranks.world_size())
                 bar(1)
                 self._after(step + 1, values, clock, bar)
-                if stop.asked:
+                if on_any_rank(stop.asked):
                     self._stop(step + 1)
 
     def _stop(self, done: int) -> None:
-        if ranks.world_size() == 1:  # other ranks may stand at another step
-            self._save(done)
-            console.say(f"stopped at step {done}; go on with --resume")
+        self._save(done)
+        console.say(f"stopped at step {done}; go on with --resume")
         raise KeyboardInterrupt
 
     def _after(self, done: int, values: dict[str, float], clock: _Clock, bar: Any) -> None:
@@ -224,7 +224,7 @@ class Stop:
     asked = False
 
     def __call__(self, *_: object) -> None:
-        if self.asked:  # twice: at once
+        if self.asked and ranks.world_size() == 1:  # twice: at once; torchrun repeats what each rank has been sent
             raise KeyboardInterrupt
         self.asked = True
 
