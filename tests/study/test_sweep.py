@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.helpers import expert_key, save, tiny
+from tests.helpers import expert_key, save, tiny, tiny_base, tiny_grams
 from vlmerge_cli import records
 from vlmerge_cli.checkpoint.reader import open_checkpoint
 from vlmerge_cli.errors import PlanError, UsageError
@@ -88,3 +88,38 @@ def test_a_sweep_is_scored_and_goes_on_where_it_was_stopped(ckpt: Path, tmp_path
     other = Judge()
     sweep.run(merging, points()[:1], sweep.Scored({"task": "another"}, "score", other), tmp_path)
     assert len(other.seen) == 2
+
+
+def test_another_base_of_the_same_name_is_scored_anew(tmp_path: Path) -> None:
+    tensors = tiny()
+    source, base = save(tmp_path / "ckpt.safetensors", tensors), save(tmp_path / "base.safetensors", tiny_base(tensors))
+    how = sweep.Scored({"task": "t"}, "score", Judge())
+
+    def found() -> tuple[list[records.Record], int]:
+        judge = Judge()
+        merging = Merging(str(source), "arithmetic", {}, str(base))
+        return sweep.run(merging, [{"lam": 0.5}], replace(how, score=judge), tmp_path / "out"), len(judge.seen)
+
+    first, num = found()
+    assert num == 2
+    assert found() == (first, 0)
+    save(base, tiny_base(tensors, seed=3))
+    second, num = found()
+    assert num == 2
+    assert first[1].at["inputs"] != second[1].at["inputs"]
+    base.rename(tmp_path / "moved.safetensors")
+    base = tmp_path / "moved.safetensors"
+    assert found()[1] == 0, "a name is not what went in"
+
+
+def test_other_grams_beside_the_checkpoint_are_scored_anew(tmp_path: Path) -> None:
+    tensors = tiny()
+    source = save(tmp_path / "ckpt.safetensors", tensors)
+
+    def found(seed: int) -> int:
+        save(tmp_path / "ckpt.grams.safetensors", tiny_grams(tensors, seed))
+        judge = Judge()
+        sweep.run(Merging(str(source), "regmean"), [{"gamma": 0.5}], sweep.Scored({}, "score", judge), tmp_path / "out")
+        return len(judge.seen)
+
+    assert [found(1), found(1), found(2)] == [2, 0, 2]

@@ -1,6 +1,7 @@
 """Run the nodes of a study that are not done yet, side by side or one after the other, and put their records together.
 
 RUN/study.yaml                     the settings
+RUN/inputs.json                    digests of the data and checkpoints that they name
 RUN/nodes/NAME/records.jsonl       of one node; it is done when this is there
 RUN/nodes/NAME/model, log.txt      its checkpoint, what it said
 RUN/records.jsonl                  all results in the order of the grid: the same however the study was interrupted
@@ -9,22 +10,26 @@ RUN/costs.jsonl                    how long each node took, and on what
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from vlmerge_cli import console, ranks, records
+from vlmerge_cli.data.source_spec import parse
 from vlmerge_cli.errors import UsageError, VlmergeError
 from vlmerge_cli.outputs import lock
 from vlmerge_cli.outputs.whole import write_whole
 from vlmerge_cli.records import Record
+from vlmerge_cli.study.digests import of_checkpoint, of_data
 from vlmerge_cli.study.machine import machine
 from vlmerge_cli.study.nodes import Node, Place
 from vlmerge_cli.study.settings import StudySettings
 from vlmerge_cli.study.workers import Done, Pool
 
 SETTINGS, RECORDS, COSTS, FAILURE = "study.yaml", "records.jsonl", "costs.jsonl", "failure.txt"
+INPUTS = "inputs.json"
 
 
 @dataclass(frozen=True)
@@ -145,15 +150,34 @@ def _note(study: Study, node: Node, done: Done, num_workers: int, failed: dict[s
 
 
 def _keep_settings(study: Study) -> None:
-    """One folder, one study: other settings need another folder."""
+    """One folder, one study: other settings, or other contents of what they name, need another folder."""
     problem = None
     if ranks.is_main():
-        path, text = study.folder / SETTINGS, study.settings.to_yaml()
-        if path.exists() and path.read_text(encoding="utf-8") != text:
-            fix = f"{path} holds them; name another --out, or give the same settings"
-            problem = UsageError(f"{study.folder} holds a study with other settings", fix=fix)
-        elif not path.exists():
-            write_whole(path, text.encode())
+        digests = inputs_of(study.settings)
+        kept = {SETTINGS: study.settings.to_yaml(), INPUTS: json.dumps(digests, indent=1) + "\n"}
+        for name, text in kept.items():
+            path = study.folder / name
+            if path.exists() and path.read_text(encoding="utf-8") != text and problem is None:
+                what = f"{study.folder} holds a study with other settings"
+                if name == INPUTS:
+                    before = json.loads(path.read_text(encoding="utf-8"))
+                    changed = [given for given in digests if digests[given] != before.get(given)]
+                    what = f"{', '.join(changed)} changed since the study in {study.folder} was begun"
+                problem = UsageError(what, fix=f"{path} holds them; name another --out, or give the same {_KEPT[name]}")
+        for name, text in kept.items() if problem is None else ():
+            if not (study.folder / name).exists():
+                write_whole(study.folder / name, text.encode())
     problem = ranks.gather_objects(problem)[0]
     if problem is not None:
         raise problem
+
+
+_KEPT = {SETTINGS: "settings", INPUTS: "inputs"}
+
+
+def inputs_of(settings: StudySettings) -> dict[str, str]:
+    """Data and starting checkpoint of a study as they are named, each with the digest of what it holds."""
+    data = {*settings.data, *(text for own in settings.task_data.values() for text in own)}
+    found = {text: of_data([text]) for text in sorted(data) if not parse(text).is_built_in}
+    start = settings.pretrain.get("init")
+    return found if start is None else {**found, str(start): of_checkpoint(str(start))}

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vlmerge_cli.errors import UsageError
+from vlmerge_cli.study.digests import of_data
 from vlmerge_cli.study.sweep import Scored
 from vlmerge_cli.tasks.task import measure
 from vlmerge_cli.training.finetune import Run, finetune
@@ -25,7 +26,7 @@ def scored(
     """
     asked, start = measure(task), look(checkpoint)
     question = Question(task, start.data(data), split, max_samples=max_samples)
-    data, named = question.data, named_data(question.data, shapes_of(question, start))
+    data, shapes = question.data, shapes_of(question, start)
     if sets and not steps:
         raise UsageError("--set belongs to --finetune", fix="--finetune STEPS")
 
@@ -41,7 +42,7 @@ def scored(
             shutil.rmtree(folder / ".run", ignore_errors=True)
 
     about = {
-        "task": task, "data": list(named), "split": split, "max_samples": max_samples, "finetune_steps": steps,
-        "settings": list(sets),
+        "task": task, "data": list(named_data(data, shapes)), "data_digest": of_data(data, shapes), "split": split,
+        "max_samples": max_samples, "finetune_steps": steps, "settings": list(sets),
     }  # fmt: skip
     return Scored(about, asked.main, of)

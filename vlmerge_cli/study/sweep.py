@@ -62,8 +62,9 @@ class Scored:
 def run(merging: Merging, points: Sequence[Mapping[str, Any]], how: Scored, folder: Path) -> list[Record]:
     """The records of all points in order, after that of the checkpoint as it is where it can be scored.
 
-    What ``folder``/sweep.jsonl already has of the same checkpoint, settings and scoring is not done again. A merged
-    checkpoint is on disk only until it is scored. All merges are planned before the first is made.
+    What ``folder``/sweep.jsonl already has of the same checkpoint, base, Grams, settings and scoring, all of them by
+    content, is not done again. A merged checkpoint is on disk only until it is scored. All merges are planned before
+    the first is made.
     """
     with lock.alone(folder):
         return _run(merging, points, how, folder)
@@ -73,14 +74,14 @@ def _run(merging: Merging, points: Sequence[Mapping[str, Any]], how: Scored, fol
     file = folder / FILE_NAME
     made = [replace(merging, options=point) for point in points]
     with several(merging.inputs, [one.made() for one in made], merging.request) as ready:
-        common = {**how.about, "checkpoint": ready[0].checkpoint.fingerprint()}
+        ready = completed(ready, "cpu")  # Grams that are not there yet: no record can be of them
+        common = {**how.about, "checkpoint": ready[0].checkpoint.fingerprint(), "inputs": _inputs(ready[0])}
         wanted = [_at(common, None), *(_at(common, one) for one in made)]
         done = {_key(record.at) for record in records.read(file, "sweep")}
         if _key(wanted[0]) not in done:
             records.append(file, Record("sweep", wanted[0], dict(how.score(merging.checkpoint))))
         missing = [place for place, at in enumerate(wanted[1:]) if _key(at) not in done]
         if missing:
-            ready = completed(ready, "cpu")
             _merge_and_score([(wanted[1 + place], ready[place]) for place in missing], how, folder)
     found = {_key(record.at): record for record in records.read(file, "sweep")}
     return [found[_key(at)] for at in wanted]
@@ -121,5 +122,15 @@ def _at(common: Mapping[str, Any], merging: Merging | None) -> dict[str, Any]:
     return {**common, "merge": None if merging is None else merging.described()}
 
 
+def _inputs(ready: Prepared) -> dict[str, str]:
+    """Digests of what is merged with beside the checkpoint."""
+    found = {"base": ready.base, "grams": ready.grams}
+    return {name: source.fingerprint() for name, source in found.items() if source is not None}
+
+
 def _key(at: Mapping[str, Any]) -> str:
-    return Record("", at).to_json()
+    """What a record stands for: everything but the names of what has a digest."""
+    merge = at.get("merge")
+    if merge is not None:
+        merge = {name: value for name, value in merge.items() if name not in ("base", "grams")}
+    return Record("", {**at, "merge": merge, "data": None}).to_json()
