@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from tests.model.conftest import build
 from vlmerge_cli.cli import app
-from vlmerge_cli.data import recorded
+from vlmerge_cli.data import provenance
 from vlmerge_cli.data.shapes.cached import folder
 from vlmerge_cli.data.shapes.options import ShapesOptions
 from vlmerge_cli.data.tokenizer import BUNDLED, load
@@ -48,7 +48,7 @@ def saved(work: Path, data: str = "shapes", words: str = "bundled") -> Path:
     model = build(preset("micro", architecture="specific", heads=("itc", "itm", "mlm"), **sizes))
     tokenizer = load(words, 20)
     run = {"shapes": SHAPES if data == "shapes" else {}}
-    about = {**recorded.noted((data,), work / "x"), **vocabulary.noted(tokenizer, words), "run": run}
+    about = {**provenance.noted((data,), work / "x"), **vocabulary.noted(tokenizer, words), "run": run}
     model.save_pretrained(work / "x", about=about, tokenizer=tokenizer)
     return work / "x"
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from vlmerge_cli.metrics.l2_cosine import Pairwise
 from vlmerge_cli.metrics.numpy_sums import NumpySums
-from vlmerge_cli.metrics.pairwise import Pairwise
-from vlmerge_cli.metrics.sign import Sign, soft_sign, truncated
+from vlmerge_cli.metrics.soft_sign import Sign, soft_sign, truncated
 from vlmerge_cli.metrics.threshold import Bracket, Coding
 from vlmerge_cli.metrics.torch_sums import TorchSums
 

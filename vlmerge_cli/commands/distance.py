@@ -92,9 +92,11 @@ def _write_csv(path: Path, text: str) -> None:
 
 
 def _show(distances: Any, by: str) -> None:
+    from vlmerge_cli.metrics import METRICS
+
     rows = [
-        (row.at, console.count(row.num_weights), *(f"{n:.4g}" for n in (row.l2, row.cosine, row.ssd, row.tssd)))
+        (row.at, console.count(row.num_weights), *(f"{value:.4g}" for value in row.values.values()))
         for row in (distances.whole, *distances.rows)
     ]
     title = f"{distances.pair[0]} and {distances.pair[1]}, by {by}, the worst first"
-    console.show_table(title, ("", "weights", "L2", "cosine", "SSD", "TSSD"), rows)
+    console.show_table(title, ("", "weights", *(metric.heading for metric in METRICS.values())), rows)

@@ -32,7 +32,7 @@ def command(
     The names of the pictures and the texts are in its metadata, in the same order.
     """
     from vlmerge_cli.checkpoint.target import Target
-    from vlmerge_cli.data.unpaired import lines_of
+    from vlmerge_cli.data.unpaired_images_and_texts import lines_of
     from vlmerge_cli.errors import UsageError
 
     if images is None and texts is None:

@@ -28,7 +28,7 @@ def parse_limits(limits: Iterable[str]) -> dict[str, float]:
 
 def gate(distances: Distances, limits: Mapping[str, float]) -> list[str]:
     """A sentence for every limit that the whole exceeds."""
-    values = {name: getattr(distances.whole, name) for name in limits}
+    values = {name: distances.whole.values[name] for name in limits}
     pair = ",".join(distances.pair)
     return [
         f"{name} of {pair} is {values[name]:.6g}, above {most:g}"

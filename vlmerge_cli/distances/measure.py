@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from vlmerge_cli.checkpoint.dtypes import is_float, is_parameter
 from vlmerge_cli.checkpoint.named_tensors import NamedTensors
 from vlmerge_cli.distances import scan
-from vlmerge_cli.distances.scan import Piece, Sums, pieces_of
+from vlmerge_cli.distances.scan import Piece, pieces_of
 from vlmerge_cli.errors import PlanError, UsageError, joined, nearest
 from vlmerge_cli.layouts.layout import Slot
 from vlmerge_cli.layouts.survey import Survey
+from vlmerge_cli.metrics.all_sums import Sums
 
 #: What a row may stand for; the key that a slot falls under.
 GROUPINGS: dict[str, Callable[[Slot], str]] = {
@@ -23,14 +25,21 @@ GROUPINGS: dict[str, Callable[[Slot], str]] = {
 
 @dataclass(frozen=True)
 class Distance:
-    """The four distances over ``num_weights`` pairs of entries."""
+    """The distances of ``METRICS`` over ``num_weights`` pairs of entries; ``values["tssd"]`` is also ``tssd``."""
 
     at: str
     num_weights: int
-    l2: float
-    cosine: float
-    ssd: float
-    tssd: float
+    values: Mapping[str, float] = field(hash=False)
+
+    def __getattr__(self, name: str) -> float:
+        try:
+            return self.__dict__["values"][name]  # type: ignore[no-any-return]
+        except KeyError:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}") from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Without levels, as documents and records have it."""
+        return {"at": self.at, "num_weights": self.num_weights, **self.values}
 
 
 @dataclass(frozen=True)
@@ -121,4 +130,4 @@ def _pieces(checkpoint: NamedTensors, survey: Survey, pair: tuple[str, str], wei
 
 
 def _distance(at: str, sums: Sums) -> Distance:
-    return Distance(at, sums.ssd.count, sums.pairwise.l2, sums.pairwise.cosine, sums.ssd.value, sums.tssd.value)
+    return Distance(at, sums.ssd.count, sums.values())

@@ -8,7 +8,7 @@ are there passes between, that count alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, partial, reduce
 from operator import add
 from typing import Any
@@ -20,9 +20,9 @@ from vlmerge_cli.engine.backend import make_arrays
 from vlmerge_cli.errors import MergeError
 from vlmerge_cli.layouts.layout import Slot
 from vlmerge_cli.metrics import threshold
+from vlmerge_cli.metrics.all_sums import Sums, own_sums
 from vlmerge_cli.metrics.numpy_sums import NumpySums
-from vlmerge_cli.metrics.pairwise import Pairwise
-from vlmerge_cli.metrics.sign import Sign
+from vlmerge_cli.metrics.soft_sign import Sign
 from vlmerge_cli.metrics.threshold import Bracket, Codes, Coding, Counts
 
 #: Of x and of y.
@@ -51,18 +51,6 @@ class Piece:
     keys: tuple[str, str]
     first: int
     count: int
-
-
-@dataclass(frozen=True, slots=True)
-class Sums:
-    """The sums of all four distances over some pairs; those of two parts add up."""
-
-    pairwise: Pairwise = field(default_factory=Pairwise)
-    ssd: Sign = field(default_factory=Sign)
-    tssd: Sign = field(default_factory=Sign)
-
-    def __add__(self, other: Sums) -> Sums:
-        return Sums(self.pairwise + other.pairwise, self.ssd + other.ssd, self.tssd + other.tssd)
 
 
 def pieces_of(slot: Slot, keys: tuple[str, str], num_elements: int) -> list[Piece]:
@@ -208,7 +196,8 @@ class _CountingPass:
         sums = Sums()
         for pair in self._stream.chunks(piece, load):
             if self._with_sums:
-                sums += Sums(*self._arithmetic.sums(*pair))
+                pairwise, ssd = self._arithmetic.sums(*pair)
+                sums += Sums(pairwise, ssd, own=own_sums(*pair))
             for bracket, values, counts in zip(self._brackets, pair, self._counts, strict=True):
                 counts.add(bracket, *self._arithmetic.count(values, bracket))
         return sums, self._counts

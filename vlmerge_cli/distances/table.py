@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from vlmerge_cli.checkpoint.named_tensors import NamedTensors
@@ -15,10 +15,9 @@ from vlmerge_cli.distances.gate import gate
 from vlmerge_cli.distances.measure import Distance, Distances, measure, num_bytes_read, pairs, parse_pair
 from vlmerge_cli.errors import PlanError
 from vlmerge_cli.layouts.survey import Survey
+from vlmerge_cli.metrics import METRICS
 from vlmerge_cli.records import Record
 from vlmerge_cli.results import Result, html_table
-
-COLUMNS = ("l2", "cosine", "ssd", "tssd")
 
 
 @dataclass(frozen=True)
@@ -45,10 +44,10 @@ class DistanceTable(Result):
         """The first pair's whole at the top level, and the rows of every pair."""
 
         def whole(distances: Distances) -> dict[str, Any]:
-            return {"pair": list(distances.pair)} | asdict(distances.whole)
+            return {"pair": list(distances.pair)} | distances.whole.to_dict()
 
         about = {"checkpoint": self.checkpoint, "layout": self.layout, "architecture": self.architecture}
-        rows = [{"pair": list(d.pair)} | asdict(row) for d in self.pairs for row in d.rows]
+        rows = [{"pair": list(d.pair)} | row.to_dict() for d in self.pairs for row in d.rows]
         return about | whole(self.pairs[0]) | {"pairs": [whole(d) for d in self.pairs], "rows": rows}
 
     def to_records(self) -> list[Record]:
@@ -63,15 +62,15 @@ class DistanceTable(Result):
         """A DataFrame with a line for each whole and row. Needs pandas."""
         import pandas
 
-        return pandas.DataFrame([{"pair": ",".join(pair), **asdict(row)} for pair, row in self.all_rows()])
+        return pandas.DataFrame([{"pair": ",".join(pair), **row.to_dict()} for pair, row in self.all_rows()])
 
     def to_csv(self) -> str:
         """A line for each whole and row, under a heading; numbers with all their digits."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["pair", "at", "num_weights", *COLUMNS])
+        writer.writerow(["pair", "at", "num_weights", *METRICS])
         for pair, row in self.all_rows():
-            writer.writerow(["-".join(pair), row.at, row.num_weights, *(repr(getattr(row, name)) for name in COLUMNS)])
+            writer.writerow(["-".join(pair), row.at, row.num_weights, *map(repr, row.values.values())])
         return text.getvalue()
 
     def beyond(self, limits: Mapping[str, float]) -> list[str]:
@@ -83,11 +82,8 @@ class DistanceTable(Result):
         return [(distances.pair, row) for distances in self.pairs for row in (distances.whole, *distances.rows)]
 
     def _repr_html_(self) -> str:
-        rows = [
-            (",".join(pair), row.at, row.num_weights, *(getattr(row, n) for n in COLUMNS))
-            for pair, row in self.all_rows()
-        ]
-        return html_table(("pair", self.by, "weights", "L2", "cosine", "SSD", "TSSD"), rows)
+        rows = [(",".join(pair), row.at, row.num_weights, *row.values.values()) for pair, row in self.all_rows()]
+        return html_table(("pair", self.by, "weights", *(metric.heading for metric in METRICS.values())), rows)
 
 
 def tabulate(
@@ -127,4 +123,4 @@ def tabulate(
 
 
 def _values(row: Distance) -> dict[str, float]:
-    return {name: value for name, value in asdict(row).items() if name != "at"}
+    return {name: value for name, value in row.to_dict().items() if name != "at"}

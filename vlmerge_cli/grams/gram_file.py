@@ -65,7 +65,7 @@ def token_counts(grams: NamedTensors) -> dict[str, int]:
 
 def recorded_data(checkpoint: Checkpoint) -> tuple[str, ...]:
     """The ``--data`` that a checkpoint of this tool was trained on; empty where that is not known."""
-    from vlmerge_cli.data.recorded import found_again
+    from vlmerge_cli.data.provenance import found_again
 
     return found_again(checkpoint.about(), checkpoint.path)
 

@@ -16,7 +16,7 @@ from vlmerge_cli.checkpoint.reader import open_checkpoint
 from vlmerge_cli.checkpoint.target import Target
 from vlmerge_cli.checkpoint.writer import create
 from vlmerge_cli.data.bad import BadSamples
-from vlmerge_cli.data.unpaired import images_in
+from vlmerge_cli.data.unpaired_images_and_texts import images_in
 from vlmerge_cli.errors import DataError
 from vlmerge_cli.inference.loaded import LoadedModel, Vectors
 from vlmerge_cli.results import Result

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from vlmerge_cli.metrics.pairwise import Pairwise
-from vlmerge_cli.metrics.sign import Sign
+from vlmerge_cli.metrics.l2_cosine import Pairwise
+from vlmerge_cli.metrics.soft_sign import Sign
 from vlmerge_cli.metrics.threshold import Bracket
 
 Vector = np.ndarray[Any, Any]
@@ -59,7 +59,7 @@ class NumpySums:
         return num_below, len(members), members
 
     def truncated(self, x: Vector, y: Vector, x_limit: float, y_limit: float) -> Sign:
-        """TSSD's sums, as of ``sign.truncated``: only pairs that are both kept and differ in sign are computed with."""
+        """TSSD's sums, as of ``soft_sign.truncated``; only pairs that are both kept and differ in sign are computed."""
         x_upper, x_lower, y_upper, y_lower, differ, others = (mask[: len(x)] for mask in self._masks)
         for vector, limit, upper, lower in ((x, x_limit, x_upper, x_lower), (y, y_limit, y_upper, y_lower)):
             np.greater(vector, limit, out=upper)
@@ -72,7 +72,7 @@ class NumpySums:
         return Sign(total, int(np.count_nonzero(x_upper)))
 
     def _opposite(self, x: Vector, y: Vector, index: Vector) -> float:
-        """The sum of ``sign.dissimilarities`` over pairs that are known to be of opposite sign, without new memory."""
+        """The sum of ``soft_sign.dissimilarities`` over pairs of opposite sign, without new memory."""
         smaller, larger, ratio = (buffer[: len(index)] for buffer in self._float64)
         for vector, own, magnitudes in ((x, self._own[0], smaller), (y, self._own[1], larger)):
             taken = vector.take(index, out=own[: len(index)], mode="clip")  # other modes buffer what they take

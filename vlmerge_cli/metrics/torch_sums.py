@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vlmerge_cli.metrics.l2_cosine import SAFE, Pairwise
 from vlmerge_cli.metrics.numpy_sums import Counted
-from vlmerge_cli.metrics.pairwise import SAFE, Pairwise
-from vlmerge_cli.metrics.sign import Sign, dissimilarities
+from vlmerge_cli.metrics.soft_sign import Sign, dissimilarities
 from vlmerge_cli.metrics.threshold import Bracket
 
 

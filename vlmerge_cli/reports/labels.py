@@ -6,10 +6,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-METRICS = ("l2", "cosine", "ssd", "tssd")
-LABELS = {"l2": "L2", "cosine": "cosine", "ssd": "SSD", "tssd": "TSSD"}
-DIGITS = {"l2": 2, "cosine": 3, "ssd": 3, "tssd": 4}
-
 #: The score that a task's models are chosen by: ``main`` of the task, known here without torch.
 MAIN = {
     "retrieval": "mean_recall", "flickr30k": "mean_recall", "vqa": "accuracy", "nlvr2": "accuracy", "itm": "accuracy",

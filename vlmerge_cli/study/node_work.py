@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -120,7 +120,7 @@ class Measure:
         rows = sorted(found.rows, key=lambda row: int(row.at.partition(" ")[2]))
         made = []
         for row in (found.whole, *rows):
-            values = asdict(row)
+            values = row.to_dict()
             where = values.pop("at").replace("layer ", "layers.")
             at = {**self.model.at(), "pair": "v,l", "where": where}
             made.append(Record("distance", at, values))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from vlmerge_cli import console
 from vlmerge_cli.data.bad import BadSamples
 from vlmerge_cli.data.batch import Batch
-from vlmerge_cli.data.recorded import moved
+from vlmerge_cli.data.provenance import moved
 from vlmerge_cli.data.sources import paths_of
 from vlmerge_cli.data.tokenizer import Tokenizer
 from vlmerge_cli.errors import UsageError

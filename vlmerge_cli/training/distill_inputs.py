@@ -19,7 +19,7 @@ from vlmerge_cli.data.noise_images import SyntheticImage
 from vlmerge_cli.data.prepare import Form
 from vlmerge_cli.data.sources import DataSet, open_data
 from vlmerge_cli.data.tokenizer import Tokenizer
-from vlmerge_cli.data.unpaired import images_in, lines_of, unpaired
+from vlmerge_cli.data.unpaired_images_and_texts import images_in, lines_of, unpaired
 from vlmerge_cli.errors import UsageError
 from vlmerge_cli.steps.generated_texts import random_texts, write_texts
 from vlmerge_cli.training.distill_config import DistillConfig

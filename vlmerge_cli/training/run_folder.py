@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmerge_cli import console, ranks
-from vlmerge_cli.data import recorded
+from vlmerge_cli.data import provenance
 from vlmerge_cli.data.tokenizer import Tokenizer
 from vlmerge_cli.errors import TrainingError, UsageError
 from vlmerge_cli.outputs import lock
@@ -110,7 +110,7 @@ def save_model(model: VLModel, folder: Path, about: Mapping[str, Any], tokenizer
     """
     values = full_state_dict(model)
     if ranks.is_main():
-        noted = {} if "data_at" in about else recorded.noted(recorded.recorded(about), folder)
+        noted = {} if "data_at" in about else provenance.noted(provenance.recorded(about), folder)
         stored = {**about, **noted, **vocabulary.noted(tokenizer, about["tokenizer"])}
         model.save_pretrained(folder, about=stored, tokenizer=tokenizer, state_dict=values)
     ranks.barrier()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmerge_cli import console
-from vlmerge_cli.data import recorded
+from vlmerge_cli.data import provenance
 from vlmerge_cli.data.answers import AnswerVocabulary
 from vlmerge_cli.data.source_spec import is_built_in
 from vlmerge_cli.data.tokenizer import Tokenizer
@@ -65,7 +65,7 @@ class Start:
 
     def data(self, given: tuple[str, ...] = ()) -> tuple[str, ...]:
         """``--data`` as given, else what the checkpoint was trained on, else the built-in data set, which is said."""
-        found = given or recorded.found_again(self.about, self.place)
+        found = given or provenance.found_again(self.about, self.place)
         if not found:
             console.warn(f"the checkpoint does not say its data: taken to be {DEFAULT_DATA[0]}, the built-in data set")
         return found or DEFAULT_DATA

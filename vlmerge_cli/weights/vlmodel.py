@@ -13,7 +13,7 @@ from huggingface_hub import ModelCard, PyTorchModelHubMixin, snapshot_download
 from vlmerge_cli import console
 from vlmerge_cli.checkpoint import hub
 from vlmerge_cli.checkpoint.reader import Checkpoint
-from vlmerge_cli.data.recorded import moved
+from vlmerge_cli.data.provenance import moved
 from vlmerge_cli.data.tokenizer import Tokenizer
 from vlmerge_cli.errors import CheckpointError
 from vlmerge_cli.model.config import MODEL_TYPE, ModelConfig

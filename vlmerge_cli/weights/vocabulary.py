@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmerge_cli import console
-from vlmerge_cli.data import recorded
+from vlmerge_cli.data import provenance
 from vlmerge_cli.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def file_of(found: Tokenizer) -> dict[str, bytes]:
 
 def moved(about: Mapping[str, Any], old: Path, new: Path) -> dict[str, Any]:
     """What a checkpoint says of itself, for what is made of it at ``new``: the ways to its data and vocabulary."""
-    about = recorded.moved(about, old, new)
+    about = provenance.moved(about, old, new)
     if DIGEST not in about or new.suffix != ".safetensors":
         return about
     files = [Path(name) for name in _candidates(about, old) if Path(name).is_file()]

@@ -74,7 +74,7 @@ def test_class_scenes_have_one_large_thing_of_the_class():
 
 
 def test_no_handwritten_digit_is_in_two_splits():
-    from vlmerge_cli.data.shapes.digits import _samples, glyph
+    from vlmerge_cli.data.shapes.digit_glyphs import _samples, glyph
 
     u, v = np.meshgrid(np.linspace(-1, 1, 10), np.linspace(-1, 1, 10))
     seen = {split: {glyph("3", n, split, u, v).tobytes() for n in range(200)} for split in ("train", "val", "test")}

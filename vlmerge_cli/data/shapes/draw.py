@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vlmerge_cli.data.shapes.digits import glyph
+from vlmerge_cli.data.shapes.digit_glyphs import glyph
 from vlmerge_cli.data.shapes.scenes import DIGITS, SHAPES, Scene, Thing
 
 Floats = NDArray[np.float32]

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from statistics import fmean
 
+from vlmerge_cli.metrics import METRICS
 from vlmerge_cli.records import Record
 from vlmerge_cli.reports import paper
 from vlmerge_cli.reports.document import Figure, Heat, Level, Line, Panel
-from vlmerge_cli.reports.labels import DIGITS, LABELS, METRICS
 from vlmerge_cli.reports.study_distances import correlations, distance, layers
 from vlmerge_cli.reports.study_records import (
     ARCHITECTURES,
@@ -133,7 +133,11 @@ def scatter(study: Study) -> Figure | None:
             if lines:
                 found = correlations(study, metric, score)
                 r = "" if math.isnan(found.of_all) else f", r = {found.of_all:.3f}"
-                panels.append(Panel(f"{LABELS[metric]}{r}", LABELS[metric], f"points lost, {words}", tuple(lines)))
+                panels.append(
+                    Panel(
+                        f"{METRICS[metric].heading}{r}", METRICS[metric].heading, f"points lost, {words}", tuple(lines)
+                    )
+                )
     if not panels:
         return None
     return Figure(
@@ -152,8 +156,10 @@ def heat(study: Study) -> Figure | None:
         if any(any(row) for row in cells):
             values = tuple(tuple(v.mean if v else math.nan for v in row) for row in cells)
             columns = tuple(f"{100 * k:g} %" for k in phases)
-            heat = Heat(columns, tuple(place.replace("layers.", "layer ") for place in places), values, DIGITS[metric])
-            panels.append(Panel(LABELS[metric], "seed phase", heat=heat))
+            heat = Heat(
+                columns, tuple(place.replace("layers.", "layer ") for place in places), values, METRICS[metric].digits
+            )
+            panels.append(Panel(METRICS[metric].heading, "seed phase", heat=heat))
     if not panels:
         return None
     return Figure(

@@ -6,9 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from vlmerge_cli.metrics import METRICS
 from vlmerge_cli.reports import paper
 from vlmerge_cli.reports.document import Cell, Column, Number, Table
-from vlmerge_cli.reports.labels import DIGITS, LABELS, METRICS, percent
+from vlmerge_cli.reports.labels import percent
 from vlmerge_cli.reports.study_distances import correlations, distance
 from vlmerge_cli.reports.study_records import (
     ARCHITECTURES,
@@ -125,14 +126,18 @@ def table_5(study: Study) -> Table:
         columns += [Column("paper", group, True)] if score is RETRIEVAL else []
     rows: list[tuple[Cell, ...]] = []
     for metric in METRICS:
-        published = dict(zip(paper.K_SEED, paper.TABLE_5[metric][0], strict=True))
-        row: list[Cell] = [LABELS[metric]]
+        theirs, their_r = paper.TABLE_5.get(metric, ((), None))
+        published = dict(zip(paper.K_SEED, theirs, strict=False))
+        row: list[Cell] = [METRICS[metric].heading]
         for k in phases:
-            row += [distance(study, metric, Pick(k_seed=k)).number(DIGITS[metric]), _paper(published.get(k), metric)]
+            row += [
+                distance(study, metric, Pick(k_seed=k)).number(METRICS[metric].digits),
+                _paper(published.get(k), metric),
+            ]
         for score, _ in drops:
             found = correlations(study, metric, score)
             row += [found.by_seed.number(3), None if math.isnan(found.of_all) else Number(found.of_all, None, 3)]
-            row += [Number(paper.TABLE_5[metric][1], None, 3)] if score is RETRIEVAL else []
+            row += [None if their_r is None else Number(their_r, None, 3)] if score is RETRIEVAL else []
         rows.append(tuple(row))
     for score, label in ((RETRIEVAL, "drop, retrieval fine-tuned"), (ZERO_SHOT, "drop, retrieval zero-shot")):
         row = [label]

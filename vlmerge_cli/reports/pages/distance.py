@@ -6,10 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vlmerge_cli.metrics import METRICS
 from vlmerge_cli.records import Record
 from vlmerge_cli.reports import paper
 from vlmerge_cli.reports.document import Block, Column, Figure, Number, Panel, Paragraph, Section, Table
-from vlmerge_cli.reports.labels import DIGITS, LABELS, METRICS, natural
+from vlmerge_cli.reports.labels import natural
 
 KINDS = ("distance",)
 MOST_ROWS = 40  # of one panel
@@ -34,7 +35,7 @@ def _of_checkpoint(records: Sequence[Record]) -> list[Record]:
 
 
 def _blocks(pair: str, records: Sequence[Record]) -> list[Block]:
-    columns = (Column("part"), Column("weights"), *(Column(LABELS[metric]) for metric in METRICS))
+    columns = (Column("part"), Column("weights"), *(Column(METRICS[metric].heading) for metric in METRICS))
     rows = tuple((str(r.at["where"]), _number(r.values, "num_weights", 0), *(_number(r.values, m) for m in METRICS))
                  for r in records)  # fmt: skip
     slug = re.sub(r"\W", "-", pair)
@@ -55,19 +56,19 @@ def _figure(slug: str, parts: Sequence[Record], place: str, num: int) -> Figure:
     """A panel a metric, a bar a row, the first layer on top."""
     panels = tuple(
         Panel(
-            LABELS[metric], bars=tuple((str(r.at["where"]), float(r.values[metric])) for r in parts),
-            digits=DIGITS[metric] + 1, color=number,
+            METRICS[metric].heading, bars=tuple((str(r.at["where"]), float(r.values[metric])) for r in parts),
+            digits=METRICS[metric].digits + 1, color=number,
         )
         for number, metric in enumerate(METRICS)
         if all(metric in r.values for r in parts)
     )  # fmt: skip
     left_out = f" The first {MOST_ROWS} of {num}." if num > len(parts) else ""
-    return Figure(f"by-{place}-{slug}", f"By {place}", panels, f"The four distances by {place}.{left_out}")
+    return Figure(f"by-{place}-{slug}", f"By {place}", panels, f"The distances by {place}.{left_out}")
 
 
 def _number(values: Mapping[str, Any], name: str, digits: int | None = None) -> Number | None:
     return (
         None
         if name not in values
-        else Number(float(values[name]), None, DIGITS[name] + 1 if digits is None else digits)
+        else Number(float(values[name]), None, METRICS[name].digits + 1 if digits is None else digits)
     )

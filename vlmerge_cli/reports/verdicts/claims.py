@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+from vlmerge_cli.metrics import METRICS
 from vlmerge_cli.reports.document import Verdict
-from vlmerge_cli.reports.labels import LABELS, METRICS, percent
+from vlmerge_cli.reports.labels import percent
 from vlmerge_cli.reports.paper import K_SEED
 from vlmerge_cli.reports.study_distances import correlations
 from vlmerge_cli.reports.study_records import (
@@ -169,20 +170,20 @@ def drop_follows_distance(study: Study) -> Findings:
     for score, found in _correlations(study):
         for metric in METRICS:
             if r := found[metric]:
-                numbers = f"r of {LABELS[metric]} {r.number(3)}"
+                numbers = f"r of {METRICS[metric].heading} {r.number(3)}"
                 yield judge(r, score.label, numbers, digits=3, beside=not score.finetuned)
 
 
 def tssd_follows_best(study: Study) -> Findings:
     for score, found in _correlations(study):
         for metric in [name for name in METRICS if name != "tssd"]:
-            yield from gap(score, found["tssd"], found[metric], ("r of TSSD", LABELS[metric]), digits=3)
+            yield from gap(score, found["tssd"], found[metric], ("r of TSSD", METRICS[metric].heading), digits=3)
 
 
 def l2_follows_least(study: Study) -> Findings:
     for score, found in _correlations(study):
         for metric in [name for name in METRICS if name != "l2"]:
-            yield from gap(score, found[metric], found["l2"], (f"r of {LABELS[metric]}", "L2"), digits=3)
+            yield from gap(score, found[metric], found["l2"], (f"r of {METRICS[metric].heading}", "L2"), digits=3)
 
 
 def merge_before_finetuning(study: Study) -> Findings:

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from vlmerge_cli.data.noise_images import SyntheticImage
-from vlmerge_cli.data.unpaired import images_in, lines_of, unpaired
+from vlmerge_cli.data.unpaired_images_and_texts import images_in, lines_of, unpaired
 from vlmerge_cli.errors import DataError
 
 

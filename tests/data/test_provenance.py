@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 
-from vlmerge_cli.data.recorded import found_again, moved, noted, recorded
+from vlmerge_cli.data.provenance import found_again, moved, noted, recorded
 from vlmerge_cli.data.shapes.scenes import Variant
 from vlmerge_cli.data.source_spec import BUILT_IN, is_built_in, parse
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vlmerge_cli.metrics.sign import Sign, soft_sign, truncated
+from vlmerge_cli.metrics.soft_sign import Sign, soft_sign, truncated
 
 
 def plain(x: np.ndarray, y: np.ndarray) -> float:

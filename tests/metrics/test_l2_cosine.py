@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from vlmerge_cli.metrics.pairwise import ROW, Pairwise, row_dot
+from vlmerge_cli.metrics.l2_cosine import ROW, Pairwise, row_dot
 
 
 def test_against_numpy() -> None:
