@@ -9,7 +9,6 @@ from itertools import accumulate
 from typing import Any, TypeVar
 
 from vlmerge_cli import ranks
-from vlmerge_cli.engine import forks
 from vlmerge_cli.errors import VlmergeError
 
 Piece = TypeVar("Piece")
@@ -36,8 +35,11 @@ def run(
     ``finish`` and ``meanwhile`` are for threads alone.
     """
     if ranks.world_size() == 1:
-        if in_processes and min(threads, len(pieces)) > 1 and forks.can_fork():
-            return forks.run(make_worker, pieces, min(threads, len(pieces)), cost, advance)
+        if in_processes and min(threads, len(pieces)) > 1:
+            from vlmerge_cli.engine import forks
+
+            if forks.can_fork():
+                return forks.run(make_worker, pieces, min(threads, len(pieces)), cost, advance)
         return _run(make_worker, pieces, threads, cost, advance, finish, meanwhile)
     error: VlmergeError | None = None
     own: list[Result] = []
