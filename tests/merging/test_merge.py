@@ -181,3 +181,18 @@ def test_names_with_odd_characters(tmp_path: Path) -> None:
     ok("merge", source, "--force")
     assert (tmp_path / "a [1] *é.merged.safetensors").is_file()
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("kept", ["layers.1.*", "layers.2.attn.qkv.*", "*.mlp.*"])
+def test_a_merge_in_two_steps_is_the_merge(kept: str, tmp_path: Path) -> None:
+    """What a partial merge left apart is all that is inspected, compared and merged of it afterwards."""
+    source = save(tmp_path / "ckpt.safetensors", tiny())
+    partial, rest, whole = (tmp_path / f"{name}.safetensors" for name in ("partial", "rest", "whole"))
+    ok("merge", source, "-o", partial, "--keep", kept)
+    assert ok("inspect", partial, "--json").document["problems"] == []
+    apart = ok("distance", partial, "--by", "slot", "--json").document
+    all_of_it = ok("distance", source, "--by", "slot", "--json").document
+    assert {row["at"] for row in apart["rows"]} < {row["at"] for row in all_of_it["rows"]}
+    ok("merge", partial, "-o", rest)
+    ok("merge", source, "-o", whole)
+    assert read_raw(rest) == read_raw(whole)

@@ -100,15 +100,12 @@ class Survey:
                 yield f"layer {slot.layer} {slot.name} is stored both per expert and once ({key})"
 
     def _uneven_modules(self) -> Iterable[str]:
-        """A slot that is per expert in one layer is so in all of them."""
+        """A slot that is per expert in one layer is in all of them: per expert, or once where it is merged already."""
         names = sorted({slot.name for slot in self.groups})
-        grouped = {(slot.layer, slot.name) for slot in self.groups}
-        alone = {(slot.layer, slot.name) for slot in self.single}
-        for place in ((layer, name) for layer in self.layers for name in names):
-            if place in alone - grouped:
-                yield f"layer {place[0]} {place[1]} is stored once, in other layers per expert"
-            elif place not in grouped:
-                yield f"layer {place[0]} {place[1]} is missing for every expert"
+        held = {(slot.layer, slot.name) for slot in (*self.groups, *self.single)}
+        for layer, name in ((layer, name) for layer in self.layers for name in names):
+            if (layer, name) not in held:
+                yield f"layer {layer} {name} is missing for every expert"
 
 
 def _dotless(key: str) -> str:

@@ -16,6 +16,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 PUBLISHED_FUSION = {12: 10, 24: 21}
 
 _BLOCK = re.compile(r"transformer\.blocks\.(\d+)\.")
+_OWNED = re.compile(r"transformer\.blocks\.\d+\.(\w+)\.v\.")
 _CLASSIFIERS = {"vqa_classifier.3.bias": "num_answers", "img_cls_classifier.bias": "num_classes",
                 "seg_classifier.bias": "num_segments"}  # fmt: skip
 _HEAD_OF = {"ifm_vl_text_proj.": "itc", "itm_score.": "itm", "mlm_score.": "mlm", "vqa_classifier.": "vqa",
@@ -93,13 +94,9 @@ def told_config(shapes: Shapes, where: str = "") -> dict[str, Any] | None:
 
 
 def _sharing(shapes: Shapes) -> dict[str, bool]:
-    first = "transformer.blocks.0."
-
-    def own(*modules: str) -> bool:
-        return any(key.startswith(tuple(f"{first}{m}.v." for m in modules)) for key in shapes)
-
-    attention, ffn = own("attn"), own("mlp")
-    norms = own("norm1") and own("norm2")
+    """What experts own in some layer: others may be merged already."""
+    owned = {match[1] for key in shapes if (match := _OWNED.match(key))}
+    attention, ffn, norms = "attn" in owned, "mlp" in owned, {"norm1", "norm2"} <= owned
     return {"own_attention": attention, "own_ffn": ffn, "own_norms": norms}
 
 
