@@ -7,6 +7,7 @@
 # make gpu    what a quarter of an hour with a GPU can tell; without one a rehearsal. PARTS="tests works": only those
 # make wheels the packages that such a machine may lack, into .whl, where it has no network
 # make docs   the pages in docs/ as a site, strictly: site/index.html
+# make mutants  small faults put into the code one at a time: which does no test notice? SAMPLE=320 SEED=1
 # make bench  measure speed and memory on this machine; PARTS="merge distance": only those
 PYTHON ?= python3
 WHEELS := .whl
@@ -17,7 +18,7 @@ STAMP  := $(VENV)/.installed
 TORCH_INDEX ?=
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: install demo test fast check docs bench gpu wheels study finetune-table clean
+.PHONY: install demo test fast check docs bench mutants gpu wheels study finetune-table clean
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -45,6 +46,12 @@ docs: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks $(PARTS)
+
+SAMPLE ?= 320
+SEED ?= 1
+mutants: $(STAMP)
+	$(PIP) -e '.[dev,mutants]'
+	$(BIN)/python -m benchmarks.mutants --sample $(SAMPLE) --seed $(SEED)
 
 wheels:
 	$(PYTHON) -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
