@@ -3,7 +3,7 @@
     python -m benchmarks.mutants --sample 320 --seed 1 [--room tasks]
 
 The faults are those of mutmut, and three more: a call or an error left out, a condition turned round. Not counted as
-behaviour: docstrings, annotations, imports, decorators, ``__all__``, what only a type checker reads, texts with a space,
+behaviour: docstrings, annotations, imports, decorators, ``__all__``, what only type checkers read, texts with a space,
 the wording of errors and of what the log says. Everything happens in a copy of the repository. A sample is the mutants
 with the smallest digests under the seed, so that a change of one file leaves the rest of it as it was. mutants.toml has
 the settings, and the mutants that are equivalent.
