@@ -602,3 +602,12 @@ def test_zero_size_tensors_pass(tmp_path: Path) -> None:
     assert merged["transformer.blocks.1.mlp.fc1.bias"].shape == (0,)
     assert merged["nothing"].shape == (0, 3)
     ok("distance", tmp_path / "ckpt.safetensors")
+
+
+def test_a_line_end_in_a_name_breaks_no_message(tmp_path: Path) -> None:
+    key = "transformer.blocks.0.\nerror: all is well"
+    path = save(tmp_path / "two\nlines.safetensors", {**tiny(), key: np.zeros(2, np.float32)})
+    for command in (("merge",), ("distance",), ("inspect", "--keys"), ("doctor",), ("merge", "--dry-run")):
+        found = vlmerge(*command[:1], path, *command[1:])
+        assert "\\n" in found.out + found.err
+        assert not [line for line in (found.out + found.err).splitlines() if line.startswith(("error: all", "lines.s"))]

@@ -41,3 +41,11 @@ def test_nearest() -> None:
 def test_joined() -> None:
     assert joined(["a", "b"]) == "a\n  b"
     assert joined(list("abcd"), most=2) == "a\n  b\n  ... and 2 more"
+
+
+def test_foreign_line_ends_make_no_new_line() -> None:
+    """A key or a file's name may hold one; several problems still stand in a line each."""
+    error = VlmergeError("a\nb", where="c\nd", fix="e\nf", problems=("g\nh", "i"))
+    assert str(error) == "a\\nb\n  g\\nh\n  i\n  in c\\nd; e\\nf"
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+    assert str(VlmergeError("a:", problems=("b",))) == "a: b"

@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from vlmerge_cli import console, ranks
-from vlmerge_cli.errors import UsageError, VlmergeError, nearest
+from vlmerge_cli.errors import UsageError, VlmergeError, nearest, one_line
 from vlmerge_cli.version import __version__
 
 #: name -> one line of help; the command is ``command`` (or the Typer ``app``) in vlmerge_cli/commands/NAME.py.
@@ -74,12 +74,14 @@ class LazyGroup(TyperGroup):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit(0) from None
         except (OSError, MemoryError) as error:
-            _say_error(f"{type(error).__name__}: {error}", ctx.params["debug"])
+            _say_error(f"{type(error).__name__}: {one_line(str(error))}", ctx.params["debug"])
             raise SystemExit(1) from None
         except Exception as error:
             if type(error).__module__.partition(".")[0] in ("click", "typer"):
                 raise  # the command line's own ways to end
-            what = f"{type(error).__name__}: {error}\n  a mistake in vlmerge: vlmerge --debug shows where"
+            what = (
+                f"{type(error).__name__}: {one_line(str(error))}\n  a mistake in vlmerge: vlmerge --debug shows where"
+            )
             _say_error(_missing_package(error) or what, ctx.params["debug"])
             raise SystemExit(1) from None
 

@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from typing import Any, Protocol
 
 from vlmerge_cli import ranks
-from vlmerge_cli.errors import VlmergeError
+from vlmerge_cli.errors import VlmergeError, one_line
 
 #: Between two drawings of a bar.
 DRAW_SECONDS = 0.1
@@ -86,7 +86,7 @@ def complain(text: str) -> None:
 def say(text: str) -> None:
     """One line of log."""
     if ranks.is_main() and not _muted.get():
-        complain(text)
+        complain(one_line(text))
 
 
 def warn(text: str) -> None:
@@ -97,6 +97,11 @@ def show(text: str) -> None:
     """A result for people, or for a pipe."""
     if ranks.is_main():
         _out(printable(text))
+
+
+def show_lines(lines: Iterable[str]) -> None:
+    """A result of several lines; names in them end no line."""
+    show("\n".join(map(one_line, lines)))
 
 
 def _out(text: str, end: str = "\n") -> None:
@@ -136,7 +141,7 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]
     from rich.table import Table
 
     table = Table(title=printable(title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    rows = [[printable(cell) for cell in row] for row in rows]
+    rows = [[printable(one_line(cell)) for cell in row] for row in rows]
     for index, name in enumerate(columns):
         numeric = index > 0 and all(row[index][:1] in "-+.0123456789" for row in rows)
         table.add_column(printable(name), justify="right" if numeric else "left", overflow="fold")

@@ -14,7 +14,9 @@ VlmergeError            1   the user's data or machine
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+NEXT = "\n  "  # between the lines of a message
 
 
 class VlmergeError(Exception):
@@ -28,9 +30,12 @@ class VlmergeError(Exception):
     exit_code = 1
     everywhere = False  # raised on all ranks alike, so that one of them may speak
 
-    def __init__(self, what: str, *, where: str = "", fix: str = "") -> None:
+    def __init__(self, what: str, *, where: str = "", fix: str = "", problems: Sequence[str] = ()) -> None:
+        what = one_line(what)
+        if problems:
+            what += f"{' ' if len(problems) == 1 else NEXT}{joined(problems)}"
         super().__init__(what)
-        self.what, self.where, self.fix = what, where, fix
+        self.what, self.where, self.fix = what, one_line(where), one_line(fix)
 
     def __str__(self) -> str:
         place = f"in {self.where}" if self.where else ""
@@ -78,7 +83,9 @@ class GateError(VlmergeError):
 
 
 def _rebuild(kind: type[VlmergeError], what: str, where: str, fix: str) -> VlmergeError:
-    return kind(what, where=where, fix=fix)
+    error = kind("")
+    error.args, error.what, error.where, error.fix = (what,), what, where, fix
+    return error
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -93,9 +100,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"choose one of: {shown}"
 
 
-def joined(problems: list[str], most: int = 20) -> str:
+def one_line(text: str) -> str:
+    """Names come from any file, and may hold line ends: they are shown escaped."""
+    return text.replace("\n", "\\n")
+
+
+def joined(problems: Sequence[str], most: int = 20) -> str:
     """Several problems as one indented list, cut at ``most``."""
-    lines = problems[:most]
+    lines = [one_line(problem) for problem in problems[:most]]
     if len(problems) > most:
         lines = [*lines, f"... and {len(problems) - most} more"]
-    return "\n  ".join(lines)
+    return NEXT.join(lines)

@@ -215,7 +215,15 @@ def test_towers_of_different_width_say_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "prefix"), [("flava", "flava."), ("vlmo", "module."), ("siglip", "module._orig_mod.")]
+    ("family", "prefix"),
+    [
+        ("flava", "flava."),
+        ("vlmo", "module."),
+        ("siglip", "module._orig_mod."),
+        ("vlmo", "_orig_mod.module."),
+        ("vlmo", "module._orig_mod.module._orig_mod.model."),
+        ("flava", "_orig_mod._orig_mod."),
+    ],
 )
 @pytest.mark.parametrize("asked", [False, True])
 def test_a_wrapper_around_the_keys_is_kept(family: str, prefix: str, asked: bool, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def command(
     if json:
         console.show_json([one.to_dict() for one in found])
     else:
-        console.show("\n".join(line for one in found for line in _lines(one)))
+        console.show_lines(line for one in found for line in _lines(one))
     codes = {one.exit_code for one in found}
     raise typer.Exit(1 if 1 in codes else max(codes))
 

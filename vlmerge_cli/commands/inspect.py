@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from vlmerge_cli import api, console
+from vlmerge_cli.errors import one_line
 from vlmerge_cli.flags.common import CheckpointArgument, JsonOption, LayoutOption
 
 
@@ -57,7 +58,7 @@ def _text(document: dict[str, Any]) -> str:
     lines += [f"  problem       {problem}" for problem in document.get("problems", [])]
     for key, (dtype, shape) in document.get("keys", {}).items():
         lines.append(f"  {dtype:<8} {tuple(shape)!s:<18} {key}")
-    return "\n".join(lines)
+    return "\n".join(map(one_line, lines))
 
 
 def _layers(experts: dict[str, list[str]]) -> str:

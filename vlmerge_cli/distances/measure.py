@@ -8,9 +8,10 @@ from typing import Any
 
 from vlmerge_cli.checkpoint.dtypes import is_float, is_parameter
 from vlmerge_cli.checkpoint.named_tensors import NamedTensors
+from vlmerge_cli.checkpoint.quantised import FIX
 from vlmerge_cli.distances import scan
 from vlmerge_cli.distances.scan import Piece, pieces_of
-from vlmerge_cli.errors import PlanError, UsageError, joined, nearest
+from vlmerge_cli.errors import PlanError, UsageError, nearest
 from vlmerge_cli.layouts.layout import Slot
 from vlmerge_cli.layouts.survey import Survey
 from vlmerge_cli.metrics.all_sums import Sums
@@ -105,6 +106,8 @@ def num_bytes_read(checkpoint: NamedTensors, survey: Survey, pair: tuple[str, st
 
 
 def _pieces(checkpoint: NamedTensors, survey: Survey, pair: tuple[str, str], weights_only: bool) -> list[Piece]:
+    if survey.quantised:
+        raise PlanError(f"cannot measure quantised weights: {survey.quantised}", where=checkpoint.name, fix=FIX)
     problems = survey.problems()
     pieces: list[Piece] = []
     compared = False
@@ -125,7 +128,7 @@ def _pieces(checkpoint: NamedTensors, survey: Survey, pair: tuple[str, str], wei
             "nothing to compare: " + ("no linear weight" if weights_only else "no slot") + " has both experts"
         )
     if problems:
-        raise PlanError(f"cannot measure:\n  {joined(problems)}", where=checkpoint.name)
+        raise PlanError("cannot measure:", where=checkpoint.name, problems=problems)
     return pieces
 
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from vlmerge_cli.checkpoint.quantised import FIX, quantised
 from vlmerge_cli.errors import LayoutError, nearest
 from vlmerge_cli.layouts import LAYOUTS
 from vlmerge_cli.layouts.layout import Layout, Slot, built_in
 
 #: What training wraps around a model's keys; recognised where no layout knows the keys as they are.
-WRAPPERS = ("module.", "model.", "_orig_mod.", "flava.")
+WRAPPERS = ("module.", "model.", "_orig_mod.", "_fsdp_wrapped_module.", "_forward_module.", "flava.")
+MOST_STACKED = 8
+STACKED = re.compile(f"(?:{'|'.join(map(re.escape, WRAPPERS))})+")
+#: What is put around a part of a model, in the middle of its keys.
+INSIDE = re.compile(r"(?<=\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,13 @@ class Survey:
                 if key[place:] in known:
                     counts[key[:place]] = counts.get(key[:place], 0) + 1
         return max(counts.items(), key=lambda item: item[1], default=("", 0))
+
+    @cached_property
+    def quantised(self) -> str:
+        """What quantised the weights of the blocks; empty for ordinary ones."""
+        return quantised(
+            (*self.unknown, *self.shared, *(key for keys in self.groups.values() for key in keys.values()))
+        )
 
     def problems(self) -> list[str]:
         """What keeps the checkpoint from being merged, as sentences; empty when all is well."""
@@ -147,7 +160,11 @@ def detect(keys: Iterable[str], where: str) -> tuple[Survey, str]:
         best = next((s for prefix in _wrappers(keys) for s in _fitting(keys, prefix) if s.groups or s.single), best)
     num_experts, num_single = sum(map(len, best.groups.values())), len(best.single)
     if num_experts == num_single == 0:
+        if what := quantised(keys):
+            raise LayoutError(f"quantised: {what}", where=where, fix=FIX)
         fix = "describe its names in a layout file: --layout my.yaml (vlmerge layouts --show vl-merging is one)"
+        if inside := next((match[1] for key in keys if (match := INSIDE.search(key))), ""):
+            fix = f"take {inside}. out of its names first (save the model that torch.compile, FSDP or the like wrapped)"
         raise LayoutError(f"none of the layouts {', '.join(LAYOUTS)} knows its keys", where=where, fix=fix)
     if num_experts == 0:
         return best, f"{num_single} of {len(keys)} keys are slots of a merged transformer, none of an expert"
@@ -156,10 +173,11 @@ def detect(keys: Iterable[str], where: str) -> tuple[Survey, str]:
 
 
 def _wrappers(keys: list[str]) -> Iterable[str]:
-    """Those of WRAPPERS that some key begins with, one around another as well."""
-    for prefix in (*WRAPPERS, *(outer + inner for outer in WRAPPERS for inner in WRAPPERS)):
-        if any(key.startswith(prefix) for key in keys):
-            yield prefix
+    """What keys begin with that training wraps around a model: one or more of WRAPPERS, the shortest first."""
+    stacks = {match[0] for key in keys if (match := STACKED.match(key))}
+    parts = {stack: re.findall("|".join(map(re.escape, WRAPPERS)), stack) for stack in stacks}
+    found = {"".join(its[: count + 1]) for its in parts.values() for count in range(min(len(its), MOST_STACKED))}
+    return sorted(found, key=lambda prefix: (len(prefix), prefix))
 
 
 def _fitting(keys: list[str], prefix: str = "") -> Iterable[Survey]:

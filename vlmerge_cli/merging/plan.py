@@ -13,7 +13,8 @@ from typing import TypeAlias
 from vlmerge_cli.checkpoint.dtypes import DTYPES, is_float, stored_type
 from vlmerge_cli.checkpoint.header import Spec, Tensor
 from vlmerge_cli.checkpoint.named_tensors import NamedTensors
-from vlmerge_cli.errors import PlanError, UsageError, joined, nearest
+from vlmerge_cli.checkpoint.quantised import FIX
+from vlmerge_cli.errors import PlanError, UsageError, nearest
 from vlmerge_cli.grams.gram_file import sibling_grams, token_counts
 from vlmerge_cli.layouts.layout import Slot
 from vlmerge_cli.layouts.survey import Survey
@@ -123,6 +124,8 @@ def make_plan(
     where = f"{checkpoint.name} (layout {survey.layout.name})"
     if not survey.groups:
         raise PlanError("the checkpoint is modality-agnostic already: no slot has more than one expert", where=where)
+    if survey.quantised:
+        raise PlanError(f"cannot merge quantised weights: {survey.quantised}", where=where, fix=FIX)
     planner = _Planner(checkpoint, survey, method, request, base, grams, assume_grams)
     steps = planner.steps()
     problems = [*survey.problems(), *planner.problems, *method.problems(survey.experts, survey.layout.top)]
@@ -130,7 +133,7 @@ def make_plan(
         count = f"{len(problems)} problems" if len(problems) > 1 else "1 problem"
         fix = f"leave slots out with --keep '{planner.unfit[0].label}'" if planner.unfit else ""
         fix = f"say what type comes out (--dtype float32), or {fix}" if planner.num_mixed else fix
-        raise PlanError(f"cannot merge, {count}:\n  {joined(problems)}", where=where, fix=fix)
+        raise PlanError(f"cannot merge, {count}:", where=where, fix=fix, problems=problems)
     specs = {step.target: planner.output_spec(step) for step in steps if not isinstance(step, Drop)}
     return Plan(method, survey, tuple(steps), specs)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from vlmerge_cli import console
+from vlmerge_cli.errors import one_line
 from vlmerge_cli.merging.merge import Summary
 from vlmerge_cli.methods.method import described
 
@@ -84,4 +85,4 @@ def plan_text(document: dict[str, Any]) -> str:
         f" {console.size(document['num_bytes_in'])} in, {console.size(document['num_bytes_out'])} out,"
         f" about {console.size(document['peak_memory_bytes'])} of memory",
     ]
-    return "\n".join(lines)
+    return "\n".join(map(one_line, lines))

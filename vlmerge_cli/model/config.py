@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from vlmerge_cli.errors import UsageError, joined, nearest
+from vlmerge_cli.errors import UsageError, nearest
 
 #: Architecture -> (own_attention, own_ffn, own_norms); the first five are the paper's.
 ARCHITECTURES: dict[str, tuple[bool, bool, bool]] = {
@@ -64,7 +64,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         problems = self._take_types() or self._find_problems()
         if problems:
-            raise UsageError(f"no such model: {joined(problems)}")
+            raise UsageError("no such model:", problems=problems)
         if self.own_attention and self.own_ffn and not self.own_norms:  # both halves bring their norms
             object.__setattr__(self, "own_norms", True)
         object.__setattr__(self, "heads", tuple(name for name in HEADS if name in self.heads))

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from vlmerge_cli.data.shapes.options import ShapesOptions
 from vlmerge_cli.data.transforms import BEIT, CENTRE, LIGHT, NONE, PUBLISHED
-from vlmerge_cli.errors import UsageError, joined, nearest
+from vlmerge_cli.errors import UsageError, nearest
 from vlmerge_cli.model.config import ARCHITECTURES, PRESETS, ModelConfig, preset
 from vlmerge_cli.tasks import OBJECTIVES
 
@@ -198,7 +198,7 @@ def validated(kind: type[Config], values: Mapping[str, Any], where: str = "") ->
         return kind.model_validate(values)
     except ValidationError as error:
         problems = [_problem(kind, entry) for entry in error.errors()]
-        raise UsageError(f"no such run: {joined(problems)}", where=where) from None
+        raise UsageError("no such run:", problems=problems, where=where) from None
 
 
 def _problem(kind: Any, entry: Any) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlmerge_cli.errors import PlanError, UsageError, joined, nearest
+from vlmerge_cli.errors import PlanError, UsageError, nearest
 from vlmerge_cli.model import positions
 from vlmerge_cli.model.config import MODEL_TYPE, ModelConfig, grid_of
 from vlmerge_cli.model.network import Network
@@ -140,7 +140,7 @@ def plan(
             loaded[key] = sources[0] if len(sources) == 1 else f"{sources[0]} ... {sources[-1]}"
     if problems:
         fix = "change the model's settings, merge first, or leave parameters out with `leave`"
-        raise PlanError(f"these weights do not fit the model: {joined(problems, 8)}", where=name, fix=fix)
+        raise PlanError("these weights do not fit the model:", problems=problems, where=name, fix=fix)
     unused = tuple(key for key in tensors if key not in used)
     return Plan(StartReport(name, form, loaded, resized, tuple(fresh), unused), steps)
 
