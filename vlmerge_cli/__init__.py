@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from vlmerge_cli.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from vlmerge_cli.api import collect_grams, convert, distance, inspect, merge, merge_tensors, plan
+    from vlmerge_cli.api import collect_grams, convert, distance, doctor, inspect, merge, merge_tensors, plan
     from vlmerge_cli.errors import (
         CheckpointError,
         DataError,
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 #: Public name -> module it is in.
 _PLACES = {
     **dict.fromkeys(
-        ("collect_grams", "convert", "distance", "inspect", "merge", "merge_tensors", "plan"), "vlmerge_cli.api"
+        ("collect_grams", "convert", "distance", "doctor", "inspect", "merge", "merge_tensors", "plan"),
+        "vlmerge_cli.api",
     ),
     "load": "vlmerge_cli.inference.loaded",
     **dict.fromkeys(
@@ -53,6 +54,7 @@ __all__ = [
     "collect_grams",
     "convert",
     "distance",
+    "doctor",
     "inspect",
     "load",
     "merge",

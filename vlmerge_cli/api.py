@@ -27,6 +27,7 @@ from vlmerge_cli.layouts.survey import find
 
 if TYPE_CHECKING:
     from vlmerge_cli.checkpoint.legacy import Summary as Conversion
+    from vlmerge_cli.diagnosis import Finding
     from vlmerge_cli.distances.table import DistanceTable
     from vlmerge_cli.grams.collected import Collected
     from vlmerge_cli.merging.inspection import Inspection
@@ -201,6 +202,17 @@ def distance(
             return _advancing(title, total, progress)
 
         return tabulate(opened, survey, pairs, by, truncate, weights_only, workers, where, bar, stored)
+
+
+def doctor(path: PathLike, *, quick: bool = False) -> Finding:
+    """What a checkpoint, Gram file, run folder or data set is, what is wrong with it, and what commands would do.
+
+    Nothing is changed, and what is wrong is told and not raised: see ``state``, ``problems`` and ``first_line``. Every
+    weight is read, a piece at a time, and looked at for NaN and infinity; ``quick`` reads headers alone.
+    """
+    from vlmerge_cli.diagnosis import examined
+
+    return examined(str(path), quick)
 
 
 def collect_grams(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+import vlmerge_cli
 from tests.helpers import encode, expert_key, ok, save, save_all, save_sharded, tiny, vlmerge
 
 
@@ -95,6 +96,38 @@ def pipe(folder: Path) -> str:
     return "f.safetensors"
 
 
+def not_a_number(folder: Path) -> str:
+    save(folder / "n.safetensors", {**tiny(), KEY: np.full_like(tiny()[KEY], np.nan)})
+    return "n.safetensors"
+
+
+def infinite_outside(folder: Path) -> str:
+    save(folder / "i.safetensors", {**tiny(), "head.weight": np.array([1, np.inf, 2], np.float16)})
+    return "i.safetensors"
+
+
+def grams_of_another(folder: Path) -> str:
+    about = json.dumps({"checkpoint": "sha256:another", "tokens": {KEY: 8}})
+    save(folder / "g.safetensors", tiny())
+    save(folder / "g.grams.safetensors", {KEY: np.ones(21)}, {"vlmerge": about})
+    return "g.safetensors"
+
+
+def grams_alone(folder: Path) -> str:
+    grams_of_another(folder)
+    return "g.grams.safetensors"
+
+
+def grams_of_other_data(folder: Path) -> str:
+    save(folder / "o.safetensors", tiny(), {"vlmerge": json.dumps({"data": ["coco"]})})
+    about = json.dumps({"data": ["flickr30k"], "tokens": {KEY: 8}})
+    save(folder / "o.grams.safetensors", {KEY: np.ones(21)}, {"vlmerge": about})
+    return "o.safetensors"
+
+
+KEY = expert_key(1, "mlp.fc1.weight", "v")
+
+
 @pytest.mark.parametrize(
     ("build", "code", "words"),
     [
@@ -113,6 +146,11 @@ def pipe(folder: Path) -> str:
         (captions, 1, "missing image"),
         (address, 1, "name it as acme/x"),
         (pipe, 1, "is a pipe"),
+        (not_a_number, 1, f"NaN or infinity in {KEY}"),
+        (infinite_outside, 3, "NaN or infinity in head.weight"),
+        (grams_of_another, 3, "g.grams.safetensors was collected from another checkpoint"),
+        (grams_alone, 3, "collected from another checkpoint than g.safetensors"),
+        (grams_of_other_data, 3, "collected on flickr30k, the checkpoint was trained on coco"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
@@ -145,3 +183,18 @@ def test_of_several_the_worst_decides(tmp_path: Path, monkeypatch: pytest.Monkey
     names = [whole(tmp_path), second_copy(tmp_path)]
     assert vlmerge("doctor", *names).code == 3
     assert vlmerge("doctor", *names, pointer(tmp_path)).code == 1
+
+
+def test_nan_is_looked_for_in_every_piece_and_not_in_headers_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vlmerge_cli.diagnosis.PIECE_BYTES", 8)
+    tensors = {key: value.copy() for key, value in tiny().items()}
+    tensors[KEY].ravel()[-1] = -np.inf
+    path = save(tmp_path / "n.safetensors", tensors)
+    found = vlmerge_cli.doctor(path)
+    assert (found.state, found.problems[0]) == ("broken", f"NaN or infinity in {KEY}")
+    assert dict(found.commands)["merge"] == "refuses it: NaN or infinity"
+    assert vlmerge_cli.doctor(path, quick=True).state == "whole"
+    assert vlmerge("doctor", path, "--quick").code == 0
+    assert vlmerge_cli.doctor(save(tmp_path / "ok.safetensors", tiny())).state == "whole"

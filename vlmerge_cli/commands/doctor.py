@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from vlmerge_cli import console, doctor
+from vlmerge_cli import api, console
+from vlmerge_cli.diagnosis import Finding
 from vlmerge_cli.flags.common import JsonOption
 
 
@@ -13,13 +14,14 @@ def command(
         list[str],
         typer.Argument(metavar="PATH...", help="Checkpoints, Gram files, run folders, data sets.", show_default=False),
     ],
+    quick: Annotated[bool, typer.Option("--quick", help="Read headers alone, and look for no NaN.")] = False,
     json: JsonOption = False,
 ) -> None:
     """Say of each PATH what it is, what is wrong with it, and what commands would do. Nothing is changed.
 
     Ends with 0 where all is whole, 1 where something cannot be used, 3 where something may not be what it seems.
     """
-    found = [doctor.examined(path) for path in paths]
+    found = [api.doctor(path, quick=quick) for path in paths]
     if json:
         console.show_json([one.to_dict() for one in found])
     else:
@@ -28,7 +30,7 @@ def command(
     raise typer.Exit(1 if 1 in codes else max(codes))
 
 
-def _lines(one: doctor.Finding) -> list[str]:
+def _lines(one: Finding) -> list[str]:
     more = [f"  {problem}" for problem in one.problems[1:]]
     kind = [f"  is {one.kind}"] if one.problems else []
     return [one.first_line, *kind, *more, *(f"  {name}: {says}" for name, says in one.commands)]

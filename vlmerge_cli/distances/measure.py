@@ -8,7 +8,6 @@ from typing import Any
 
 from vlmerge_cli.checkpoint.dtypes import is_float, is_parameter
 from vlmerge_cli.checkpoint.named_tensors import NamedTensors
-from vlmerge_cli.checkpoint.quantised import FIX
 from vlmerge_cli.distances import scan
 from vlmerge_cli.distances.scan import Piece, pieces_of
 from vlmerge_cli.errors import PlanError, UsageError, nearest
@@ -106,8 +105,7 @@ def num_bytes_read(checkpoint: NamedTensors, survey: Survey, pair: tuple[str, st
 
 
 def _pieces(checkpoint: NamedTensors, survey: Survey, pair: tuple[str, str], weights_only: bool) -> list[Piece]:
-    if survey.quantised:
-        raise PlanError(f"cannot measure quantised weights: {survey.quantised}", where=checkpoint.name, fix=FIX)
+    survey.check_not_quantised("measure", checkpoint.name)
     problems = survey.problems()
     pieces: list[Piece] = []
     compared = False

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from vlmerge_cli.checkpoint.quantised import FIX, quantised
-from vlmerge_cli.errors import LayoutError, nearest
+from vlmerge_cli.errors import LayoutError, PlanError, nearest
 from vlmerge_cli.layouts import LAYOUTS
 from vlmerge_cli.layouts.layout import Layout, Slot, built_in
 
@@ -67,12 +67,11 @@ class Survey:
                     counts[key[:place]] = counts.get(key[:place], 0) + 1
         return max(counts.items(), key=lambda item: item[1], default=("", 0))
 
-    @cached_property
-    def quantised(self) -> str:
-        """What quantised the weights of the blocks; empty for ordinary ones."""
-        return quantised(
-            (*self.unknown, *self.shared, *(key for keys in self.groups.values() for key in keys.values()))
-        )
+    def check_not_quantised(self, doing: str, where: str) -> None:
+        """Raises PlanError for weights of the blocks that a quantiser has packed."""
+        of_experts = (key for keys in self.groups.values() for key in keys.values())
+        if what := quantised((*self.unknown, *self.shared, *of_experts)):
+            raise PlanError(f"cannot {doing} quantised weights: {what}", where=where, fix=FIX)
 
     def problems(self) -> list[str]:
         """What keeps the checkpoint from being merged, as sentences; empty when all is well."""

@@ -13,7 +13,6 @@ from typing import TypeAlias
 from vlmerge_cli.checkpoint.dtypes import DTYPES, is_float, stored_type
 from vlmerge_cli.checkpoint.header import Spec, Tensor
 from vlmerge_cli.checkpoint.named_tensors import NamedTensors
-from vlmerge_cli.checkpoint.quantised import FIX
 from vlmerge_cli.errors import PlanError, UsageError, nearest
 from vlmerge_cli.grams.gram_file import sibling_grams, token_counts
 from vlmerge_cli.layouts.layout import Slot
@@ -124,16 +123,15 @@ def make_plan(
     where = f"{checkpoint.name} (layout {survey.layout.name})"
     if not survey.groups:
         raise PlanError("the checkpoint is modality-agnostic already: no slot has more than one expert", where=where)
-    if survey.quantised:
-        raise PlanError(f"cannot merge quantised weights: {survey.quantised}", where=where, fix=FIX)
+    survey.check_not_quantised("merge", where)
     planner = _Planner(checkpoint, survey, method, request, base, grams, assume_grams)
     steps = planner.steps()
     problems = [*survey.problems(), *planner.problems, *method.problems(survey.experts, survey.layout.top)]
     if problems:
-        count = f"{len(problems)} problems" if len(problems) > 1 else "1 problem"
         fix = f"leave slots out with --keep '{planner.unfit[0].label}'" if planner.unfit else ""
         fix = f"say what type comes out (--dtype float32), or {fix}" if planner.num_mixed else fix
-        raise PlanError(f"cannot merge, {count}:", where=where, fix=fix, problems=problems)
+        what = f"cannot merge, {len(problems)} problem{'s' * (len(problems) > 1)}:"
+        raise PlanError(what, where=where, fix=fix, problems=problems)
     specs = {step.target: planner.output_spec(step) for step in steps if not isinstance(step, Drop)}
     return Plan(method, survey, tuple(steps), specs)
 
@@ -173,9 +171,8 @@ class _Planner:
 
     def output_spec(self, step: Merge | Same | Copy) -> Spec:
         spec = self._tensor(sources_of(step)[0]).spec
-        if self.request.dtype and is_float(spec.dtype):
-            return Spec(stored_type(self.request.dtype), spec.shape)
-        return spec
+        dtype = self.request.dtype
+        return Spec(stored_type(dtype), spec.shape) if dtype and is_float(spec.dtype) else spec
 
     def _tensor(self, key: str) -> Tensor:
         return self.checkpoint.tensors[key]

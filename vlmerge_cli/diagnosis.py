@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from vlmerge_cli import console, records
 from vlmerge_cli.checkpoint import door
+from vlmerge_cli.checkpoint.dtypes import is_float
 from vlmerge_cli.checkpoint.reader import Checkpoint, open_checkpoint
 from vlmerge_cli.checkpoint.small_files import adapter_in
 from vlmerge_cli.data.bad import BadSamples
+from vlmerge_cli.data.provenance import recorded
 from vlmerge_cli.data.readers import READERS, open_reader, reader
 from vlmerge_cli.errors import CheckpointError, DataError, LayoutError, VlmergeError
 from vlmerge_cli.grams.gram_file import SUFFIX, sibling_grams, token_counts
@@ -22,6 +24,7 @@ from vlmerge_cli.merging.plan import Request
 from vlmerge_cli.methods.method import make
 from vlmerge_cli.results import Result
 
+PIECE_BYTES = 1 << 22  # of a tensor that are looked at together
 State = Literal["whole", "doubtful", "broken"]
 #: What a run of training leaves in its folder.
 RUN_SETTINGS = ("pretrain.yaml", "finetune.yaml", "distill.yaml", "study.yaml")
@@ -51,18 +54,21 @@ class Finding(Result):
         return f"{self.path}: {self.problems[0] if self.problems else f'{self.kind}, whole'}"
 
 
-def examined(path: str) -> Finding:
-    """Look at a checkpoint, a Gram file, a run folder or a data set; what is wrong is found, never raised."""
+def examined(path: str, quick: bool = False) -> Finding:
+    """Look at a checkpoint, a Gram file, a run folder or a data set; what is wrong is found, never raised.
+
+    Every weight is read and looked at for NaN and infinity, a piece at a time; ``quick`` reads headers alone.
+    """
     with console.muted():
         try:
-            return _examined(path)
+            return _examined(path, quick)
         except VlmergeError as error:
             return Finding(path, "nothing that can be used", "broken", (_told(error),))
         except OSError as error:
             return Finding(path, "nothing that can be read", "broken", (error.strerror or str(error),))
 
 
-def _examined(path: str) -> Finding:
+def _examined(path: str, quick: bool) -> Finding:
     place = Path(path)
     if place.is_dir() and any((place / name).is_file() for name in RUN_SETTINGS):
         return _run(path, place)
@@ -71,11 +77,12 @@ def _examined(path: str) -> Finding:
     if found := _data(path, place):
         return found
     with open_checkpoint(path) as opened:
-        return _grams(path, opened) if opened.path.name.endswith(SUFFIX) else _checkpoint(path, opened)
+        return (_grams if opened.path.name.endswith(SUFFIX) else _checkpoint)(path, opened, quick)
 
 
-def _checkpoint(path: str, opened: Checkpoint) -> Finding:
-    doubts = list(_doubts(opened))
+def _checkpoint(path: str, opened: Checkpoint, quick: bool) -> Finding:
+    bad = [] if quick else _not_finite(opened)
+    doubts = [*_doubts(opened), *_told_of(bad)]
     try:
         opened.config()
         survey, _ = detect(opened.tensors, opened.name)
@@ -90,7 +97,12 @@ def _checkpoint(path: str, opened: Checkpoint) -> Finding:
         return Finding(path, f"a merged checkpoint ({survey.layout.name})", _state(doubts), tuple(doubts), commands)
     merge, broken = _merged(path)
     compared = f"compares {', '.join(survey.layout.experts)} in {len(survey.layers)} layers"
-    told = (("merge", merge), ("distance", compared), ("merge -m regmean", _regmean(opened)))
+    if of_experts := set(bad) & {key for keys in survey.groups.values() for key in keys.values()}:
+        merge, compared, broken = ("refuses it: NaN or infinity",) * 2 + ((*broken, *_told_of(sorted(of_experts))),)
+        doubts = list(_doubts(opened))
+    regmean, doubt = _regmean(opened)
+    others += doubt
+    told = (("merge", merge), ("distance", compared), ("merge -m regmean", regmean))
     kind = f"a checkpoint ({survey.layout.name}, {survey.architecture})"
     problems = (*doubts, *broken, *others)  # that it is a part explains what is missing in it
     return Finding(path, kind, "broken" if broken else _state(problems), problems, told)
@@ -107,15 +119,45 @@ def _merged(path: str) -> tuple[str, tuple[str, ...]]:
         return "refuses it", (_told(error),)
 
 
-def _regmean(opened: Checkpoint) -> str:
-    """What RegMean finds beside a checkpoint."""
+def _regmean(opened: Checkpoint) -> tuple[str, list[str]]:
+    """What RegMean finds beside a checkpoint, and what is doubtful about it."""
     path = sibling_grams(opened)
     if not path.exists():
-        return f"needs {path.name}: vlmerge grams {opened.name} --data SOURCE"
+        return f"needs {path.name}: vlmerge grams {opened.name} --data SOURCE", []
     with open_checkpoint(path) as grams:
-        if grams.about().get("checkpoint") not in (None, opened.fingerprint()):
-            return f"refuses {path.name}, which belongs to another checkpoint"
-    return f"uses {path.name}"
+        about = grams.about()
+    if about.get("checkpoint") not in (None, opened.fingerprint()):
+        return f"refuses {path.name}", [f"{path.name} was collected from another checkpoint: collect it again"]
+    collected, trained = recorded(about), recorded(opened.about())
+    if collected and trained and collected != trained:
+        ours, theirs = ", ".join(trained), ", ".join(collected)
+        doubt = f"{path.name} was collected on {theirs}, the checkpoint was trained on {ours}"
+        return f"uses {path.name}", [doubt]
+    return f"uses {path.name}", []
+
+
+def _not_finite(opened: Checkpoint) -> list[str]:
+    """Keys with NaN or infinity, in file order; memory does not grow with the checkpoint."""
+    import numpy as np
+
+    from vlmerge_cli.engine.arrays import is_finite
+
+    found, buffer = [], np.empty(PIECE_BYTES, np.uint8)
+    for key, tensor in opened.tensors.items():
+        for first in range(0, tensor.num_bytes, PIECE_BYTES) if is_float(tensor.dtype) else ():
+            piece = buffer[: min(PIECE_BYTES, tensor.num_bytes - first)]
+            opened.read_into(key, piece, first)
+            if not is_finite(piece, tensor.dtype):
+                found.append(key)
+                break
+    opened.check_unchanged()
+    return found
+
+
+def _told_of(keys: Sequence[str]) -> tuple[str, ...]:
+    """Tensors that are not finite, in a sentence."""
+    more = f" and {len(keys) - 1} more tensors" if len(keys) > 1 else ""
+    return (f"NaN or infinity in {keys[0]}{more}",) if keys else ()
 
 
 def _doubts(opened: Checkpoint) -> Iterator[str]:
@@ -132,11 +174,23 @@ def _doubts_of(survey: Survey) -> Iterator[str]:
         yield f"a second copy of {count} tensors of experts lies under {prefix!r}, and is not merged"
 
 
-def _grams(path: str, opened: Checkpoint) -> Finding:
-    counts = token_counts(opened)
-    problems = () if counts else ("the file does not say how many tokens are in its Grams",)
+def _grams(path: str, opened: Checkpoint, quick: bool) -> Finding:
+    bad = [] if quick else _not_finite(opened)
+    problems = [*_told_of(bad), *_of_another(opened)]
+    problems += [] if token_counts(opened) else ["the file does not say how many tokens are in its Grams"]
     commands = (("merge -m regmean", f"uses {len(opened.tensors)} Grams with their checkpoint"),)
-    return Finding(path, "Gram matrices", _state(problems), problems, commands)
+    return Finding(path, "Gram matrices", "broken" if bad else _state(problems), tuple(problems), commands)
+
+
+def _of_another(grams: Checkpoint) -> Iterator[str]:
+    """Whether the checkpoint beside Grams is not the one that they were collected from."""
+    stem = grams.path.with_name(grams.path.name.removesuffix(SUFFIX))
+    beside = next((p for p in (stem.with_name(f"{stem.name}.safetensors"), stem) if p.exists()), None)
+    collected = grams.about().get("checkpoint")
+    if beside is not None and collected is not None:
+        with open_checkpoint(beside) as opened:
+            if opened.fingerprint() != collected:
+                yield f"they were collected from another checkpoint than {beside.name}: collect them again"
 
 
 def _pickle(path: str, place: Path) -> Finding:
