@@ -101,7 +101,6 @@ def command(
 ) -> None:
     """Merge the experts of CKPT into one modality-agnostic transformer."""
     from vlmerge_cli import api
-    from vlmerge_cli.merging import show
     from vlmerge_cli.outputs.replacing import check_file, inputs_of
 
     if report is not None and report != Path("-"):
@@ -114,8 +113,10 @@ def command(
     full_digest = parse_choice(digest, ("quick", "full"), "--digest") == "full"
     shard_bytes = parse_bytes(max_shard_size, "--max-shard-size")
     if dry_run:
-        document = api.plan(checkpoint, **shared, **options).to_dict()
-        console.show_json(document) if json else console.show(show.plan_text(document))
+        from vlmerge_cli.merging.preview import preview_text
+
+        found = api.plan(checkpoint, **shared, **options)
+        console.show_json(found.to_dict()) if json else console.show(preview_text(found))
         return
     summary = api.merge(
         checkpoint, **shared, device=device, max_shard_bytes=shard_bytes, allow_non_finite=allow_non_finite,
@@ -124,7 +125,9 @@ def command(
     if json:
         console.show_json(summary.to_dict())
     else:
-        console.show(show.summary_text(summary))
+        from vlmerge_cli.merging.summary_text import summary_text
+
+        console.show(summary_text(summary))
     if report is not None:
         _write_residuals(summary, report, json)
 
@@ -132,12 +135,12 @@ def command(
 def _write_residuals(summary: "Summary", to: Path, json: bool) -> None:
     """As a table on stdout for ``-`` (in the JSON document they are already), else as JSON lines."""
     from vlmerge_cli import ranks
-    from vlmerge_cli.merging import show
+    from vlmerge_cli.merging.summary_text import show_residuals
     from vlmerge_cli.outputs.whole import write_whole
 
     if to == Path("-"):
         if not json:
-            show.show_residuals(summary.residuals)
+            show_residuals(summary.residuals)
     elif ranks.is_main():
         rows = (one.record(Path(summary.output).name).to_json() + "\n" for one in summary.residuals)
         write_whole(to, "".join(rows).encode())

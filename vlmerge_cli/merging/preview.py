@@ -1,12 +1,14 @@
-"""What a prepared merge would do: every key's step, bytes and the memory it should take."""
+"""The plan of a merge as it is shown: every key's step, bytes and the memory it should take, as data and in words."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
+from vlmerge_cli import console
 from vlmerge_cli.checkpoint.dtypes import DTYPES
 from vlmerge_cli.engine.chunks import CHUNK_ELEMENTS, COPY_BYTES
+from vlmerge_cli.errors import one_line
 from vlmerge_cli.merging.opening import Prepared
 from vlmerge_cli.merging.plan import Drop, Merge, Step, sources_of
 from vlmerge_cli.results import Result
@@ -69,6 +71,36 @@ def _step(ready: Prepared, step: Step) -> dict[str, Any]:
     if isinstance(step, Merge) and step.grams:
         entry["grams"] = list(step.grams.values())
     return entry
+
+
+def preview_text(found: Preview) -> str:
+    """The same in words: a line for each step, and the totals."""
+    lines = [
+        f"{found.input}: layout {found.layout}, {found.architecture} ({found.reason})",
+        f"-> {found.output}",
+        *([f"Gram matrices are collected first, on {', '.join(found.collects)}"] if found.collects else []),
+        "",
+    ]
+    counts: dict[str, int] = {}
+    for step in found.steps:
+        counts[step["do"]] = counts.get(step["do"], 0) + 1
+        sources, target = " + ".join(step["from"]), step.get("to", "")
+        if step["do"] == "drop":
+            lines.append(f"drop   {sources}  ({step['why']})")
+        elif step["do"] == "copy" and sources == target:
+            lines.append(f"copy   {target}")
+        else:
+            lines.append(f"{step['do']:<6} {sources} -> {target}")
+    total = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+    lines += [
+        "",
+        f"{len(found.steps)} steps: {total}",
+        f"parameters {console.count(found.num_parameters_before)}"
+        f" -> {console.count(found.num_parameters_after)},"
+        f" {console.size(found.num_bytes_in)} in, {console.size(found.num_bytes_out)} out,"
+        f" about {console.size(found.peak_memory_bytes)} of memory",
+    ]
+    return "\n".join(map(one_line, lines))
 
 
 def peak_memory_bytes(ready: Prepared, threads: int) -> int:

@@ -1,12 +1,11 @@
-"""A plan and a summary, in words."""
+"""What a merge did, in words, and its residuals as a table."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vlmerge_cli import console
-from vlmerge_cli.errors import one_line
 from vlmerge_cli.merging.merge import Summary
 from vlmerge_cli.methods.method import described
 
@@ -53,36 +52,3 @@ def show_residuals(found: Sequence[Residual]) -> None:
     ]
     title = "Squared change of the experts' outputs, relative to the least possible (and that as a share of them)"
     console.show_table(title, ("", "least", *names), rows)
-
-
-def plan_text(document: dict[str, Any]) -> str:
-    lines = [
-        f"{document['input']}: layout {document['layout']}, {document['architecture']} ({document['reason']})",
-        f"-> {document['output']}",
-        *(
-            [f"Gram matrices are collected first, on {', '.join(document['collects'])}"]
-            if "collects" in document
-            else []
-        ),
-        "",
-    ]
-    counts: dict[str, int] = {}
-    for step in document["steps"]:
-        counts[step["do"]] = counts.get(step["do"], 0) + 1
-        sources, target = " + ".join(step["from"]), step.get("to", "")
-        if step["do"] == "drop":
-            lines.append(f"drop   {sources}  ({step['why']})")
-        elif step["do"] == "copy" and sources == target:
-            lines.append(f"copy   {target}")
-        else:
-            lines.append(f"{step['do']:<6} {sources} -> {target}")
-    total = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
-    lines += [
-        "",
-        f"{len(document['steps'])} steps: {total}",
-        f"parameters {console.count(document['num_parameters_before'])}"
-        f" -> {console.count(document['num_parameters_after'])},"
-        f" {console.size(document['num_bytes_in'])} in, {console.size(document['num_bytes_out'])} out,"
-        f" about {console.size(document['peak_memory_bytes'])} of memory",
-    ]
-    return "\n".join(map(one_line, lines))
