@@ -60,6 +60,10 @@ class LazyGroup(TyperGroup):
         signal.signal(signal.SIGTERM, _interrupt)
         try:
             ranks.start()
+            if ranks.is_left_over():
+                console.warn(
+                    f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but torchrun did not start this: it runs alone"
+                )
             found = super().invoke(ctx)
             ranks.stop()  # after an error others may still wait for this rank: it ends without taking leave
             return found

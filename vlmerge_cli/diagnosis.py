@@ -17,11 +17,12 @@ from vlmerge_cli.data.bad import BadSamples
 from vlmerge_cli.data.provenance import recorded
 from vlmerge_cli.data.readers import READERS, open_reader, reader
 from vlmerge_cli.errors import CheckpointError, DataError, LayoutError, VlmergeError
-from vlmerge_cli.grams.gram_file import SUFFIX, sibling_grams, token_counts
+from vlmerge_cli.grams.gram_file import sibling_grams, token_counts
 from vlmerge_cli.layouts.survey import Survey, detect
 from vlmerge_cli.merging.opening import Inputs, prepared
 from vlmerge_cli.merging.plan import Request
 from vlmerge_cli.methods.method import make
+from vlmerge_cli.outputs.replacing import GRAMS
 from vlmerge_cli.results import Result
 
 PIECE_BYTES = 1 << 22  # of a tensor that are looked at together
@@ -76,8 +77,10 @@ def _examined(path: str, quick: bool) -> Finding:
         return _pickle(path, place)
     if found := _data(path, place):
         return found
+    if place.is_dir() and any(place.glob("*.jsonl")) and not any(place.glob("*.safetensors*")):
+        return _run(path, place)
     with open_checkpoint(path) as opened:
-        return (_grams if opened.path.name.endswith(SUFFIX) else _checkpoint)(path, opened, quick)
+        return (_grams if opened.path.name.endswith(GRAMS) else _checkpoint)(path, opened, quick)
 
 
 def _checkpoint(path: str, opened: Checkpoint, quick: bool) -> Finding:
@@ -184,7 +187,7 @@ def _grams(path: str, opened: Checkpoint, quick: bool) -> Finding:
 
 def _of_another(grams: Checkpoint) -> Iterator[str]:
     """Whether the checkpoint beside Grams is not the one that they were collected from."""
-    stem = grams.path.with_name(grams.path.name.removesuffix(SUFFIX))
+    stem = grams.path.with_name(grams.path.name.removesuffix(GRAMS))
     beside = next((p for p in (stem.with_name(f"{stem.name}.safetensors"), stem) if p.exists()), None)
     collected = grams.about().get("checkpoint")
     if beside is not None and collected is not None:

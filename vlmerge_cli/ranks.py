@@ -7,25 +7,37 @@ from typing import Any
 
 from vlmerge_cli.errors import VlmergeError
 
+#: What torchrun alone sets: the other names may be left over from a cluster or a notebook's image.
+STARTED = "TORCHELASTIC_RUN_ID"
+
+
+def is_left_over() -> bool:
+    """Whether the environment speaks of peers, and torchrun did not start this process: it is alone."""
+    return STARTED not in os.environ and os.environ.get("WORLD_SIZE", "1") not in ("", "1")
+
+
+def _told(name: str, alone: int) -> int:
+    return int(os.environ[name]) if STARTED in os.environ and name in os.environ else alone
+
 
 def rank() -> int:
     """This process among all; 0 when it is alone."""
-    return int(os.environ.get("RANK", "0"))
+    return _told("RANK", 0)
 
 
 def world_size() -> int:
     """The number of processes."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return _told("WORLD_SIZE", 1)
 
 
 def local_rank() -> int:
     """This process among those of its machine."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
+    return _told("LOCAL_RANK", 0)
 
 
 def local_world_size() -> int:
     """The number of processes on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return _told("LOCAL_WORLD_SIZE", 1)
 
 
 def is_main() -> bool:

@@ -134,5 +134,5 @@ def test_a_csv_goes_into_a_pipe_or_appears_whole(ckpt: Path, tmp_path: Path, mon
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", full)
-    assert "cannot write" in fails(2, "distance", ckpt, "--csv", there, "--force")
+    assert "cannot write" in fails(1, "distance", ckpt, "--csv", there, "--force")
     assert [(one.name, one.read_text()) for one in tmp_path.glob("*.csv*")] == [("d.csv", "older")]

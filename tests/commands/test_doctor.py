@@ -80,6 +80,12 @@ def bad_records(folder: Path) -> str:
     return "run"
 
 
+def strangers_records(folder: Path) -> str:
+    (folder / "records").mkdir()
+    (folder / "records/x.jsonl").write_text("[1]\n")
+    return "records"
+
+
 def captions(folder: Path) -> str:
     rows = [{"filename": "gone.jpg", "split": "train", "sentences": ["a cat"]}]
     (folder / "d").mkdir()
@@ -143,6 +149,7 @@ KEY = expert_key(1, "mlp.fc1.weight", "v")
         (pickled, 3, "run vlmerge convert"),
         (torn_state, 1, "step-00000004 is torn"),
         (bad_records, 1, "line 1 is not a record"),
+        (strangers_records, 1, "line 1 is not a record"),
         (captions, 1, "missing image"),
         (address, 1, "name it as acme/x"),
         (pipe, 1, "is a pipe"),

@@ -9,7 +9,6 @@ import torch
 
 from tests import helpers
 from tests.model.conftest import FIVE, batch, build, every_output, micro
-from vlmerge_cli.grams.gram_file import SUFFIX
 from vlmerge_cli.methods import METHODS
 from vlmerge_cli.weights.load import load_weights
 from vlmerge_cli.weights.vlmodel import VLModel
@@ -27,7 +26,7 @@ def test_merging_equal_experts_returns_that_expert(architecture: str, method: st
     owned.save_pretrained(tmp_path / "ckpt")
     agnostic.save_pretrained(tmp_path / "base")
     tensors = {key: value.numpy() for key, value in owned.state_dict().items()}
-    helpers.save(tmp_path / f"ckpt{SUFFIX}", helpers.tiny_grams(tensors))
+    helpers.save(tmp_path / f"ckpt{GRAMS}", helpers.tiny_grams(tensors))
     options = ["--base", tmp_path / "base"] if method == "arithmetic" else []
     helpers.ok("merge", tmp_path / "ckpt", "-m", method, "-o", tmp_path / "merged", *options)
     merged = VLModel.from_pretrained(tmp_path / "merged")

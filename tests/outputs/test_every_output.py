@@ -208,3 +208,14 @@ def test_special_files_are_written_to_and_stay(words: Callable[[str], list[str]]
     ok(*words(OUTPUTS["distance csv"][1]), link)
     assert link.is_symlink()
     assert not Path("/dev/null").is_file()
+
+
+def test_the_grams_that_are_read_unasked_are_inputs_too(
+    words: Callable[[str], list[str]], inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    beside = shutil.copy(inputs["grams"], tmp_path / "c.grams.safetensors")
+    whole = beside.read_bytes()
+    ckpt = shutil.copy(inputs["file"], tmp_path / "c.safetensors")
+    for text in (f"merge {ckpt} -m regmean -o o.safetensors --report", f"distance {ckpt} --csv"):
+        assert "holds an input" in fails(2, *words(text), beside, "--force")
+        assert beside.read_bytes() == whole

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vlmerge_cli.errors import CheckpointError, nearest
-from vlmerge_cli.outputs.replacing import hub_name, in_hub_cache
+from vlmerge_cli.outputs.replacing import GRAMS, hub_name, in_hub_cache
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 PICKLES = {".ckpt", ".pt", ".pth", ".bin", ".pkl"}
-GRAMS = ".grams.safetensors"
 ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin", "adapter_config.json")
 UNFINISHED = (".incomplete", ".part", ".partial", ".crdownload", ".download", ".aria2")
 NUMBERED = re.compile(r"(?P<stem>.*?)[-_.](?P<number>\d+)[-_.]of[-_.](?P<count>\d+)\.safetensors")

@@ -23,7 +23,7 @@ from vlmerge_cli.checkpoint.writer import create
 from vlmerge_cli.errors import CheckpointError, MergeError
 from vlmerge_cli.methods import linalg
 from vlmerge_cli.methods.linalg import packed_size, packed_width
-from vlmerge_cli.outputs.replacing import hub_name, in_hub_cache
+from vlmerge_cli.outputs.replacing import GRAMS, hub_name, in_hub_cache
 from vlmerge_cli.version import __version__
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     NumpyArray = np.ndarray[Any, Any]
 
-SUFFIX = ".grams.safetensors"
 #: Of what is stored, the part that only sums of the same kind share; the rest is listed for both.
 MUST_AGREE = ("checkpoint", "padding")
 
@@ -50,9 +49,9 @@ def write(
 def sibling_grams(checkpoint: NamedTensors) -> Path:
     """Where the Grams of a checkpoint lie unless the user says otherwise; those of one in a Hub cache lie here."""
     if in_hub_cache(checkpoint.path.absolute()):
-        return Path(hub_name(checkpoint.path.absolute()) + SUFFIX)
+        return Path(hub_name(checkpoint.path.absolute()) + GRAMS)
     path = checkpoint.path.resolve() if checkpoint.folder else checkpoint.path
-    return path.with_name(path.name.removesuffix(".safetensors") + SUFFIX)
+    return path.with_name(path.name.removesuffix(".safetensors") + GRAMS)
 
 
 def token_counts(grams: NamedTensors) -> dict[str, int]:

@@ -18,6 +18,7 @@ from vlmerge_cli.errors import UsageError
 LOCK = ".lock"  # of a folder, which makes it no less empty
 STREAMS = {"stdout": 1, "stderr": 2}
 DESCRIPTOR = re.compile(r"/dev/(?P<name>stdout|stderr)|/(?:dev|proc/self)/fd/(?P<number>\d+)")
+GRAMS = ".grams.safetensors"  # beside a checkpoint, read unasked by RegMean
 FORCE = "replace it with --force, or name another one"
 
 
@@ -110,5 +111,7 @@ def hub_name(path: Path) -> str:
 
 
 def inputs_of(*names: str | Path | None) -> list[Path]:
-    """Those names that are paths which exist, for ``inputs``."""
-    return [Path(name) for name in names if name is not None and os.path.lexists(name)]
+    """Those names that are paths which exist, and the Grams beside them, for ``inputs``."""
+    named = [Path(name) for name in names if name is not None]
+    beside = [path.with_name(path.name.removesuffix(".safetensors") + GRAMS) for path in named if path.name]
+    return [path for path in (*named, *beside) if os.path.lexists(path)]

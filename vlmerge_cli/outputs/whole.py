@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from vlmerge_cli.errors import UsageError
+from vlmerge_cli.errors import VlmergeError
 from vlmerge_cli.outputs.replacing import descriptor, is_special
 
 
@@ -43,11 +43,11 @@ def whole_folder(final: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name and rename it; a pipe or a device is written to. Raises UsageError."""
+    """Write a file under a temporary name and rename it; a pipe or a device is written to. Raises VlmergeError."""
     try:
         _write(path, data)
     except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from None
+        raise VlmergeError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def _write(path: Path, data: bytes) -> None:
