@@ -10,6 +10,7 @@ import torch
 from tests import helpers
 from tests.model.conftest import FIVE, batch, build, every_output, micro
 from vlmerge_cli.methods import METHODS
+from vlmerge_cli.outputs.replacing import GRAMS
 from vlmerge_cli.weights.load import load_weights
 from vlmerge_cli.weights.vlmodel import VLModel
 
