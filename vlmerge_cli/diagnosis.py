@@ -73,7 +73,7 @@ def _examined(path: str, quick: bool) -> Finding:
     place = Path(path)
     if place.is_dir() and any((place / name).is_file() for name in RUN_SETTINGS):
         return _run(path, place)
-    if place.suffix in door.PICKLES and place.is_file():
+    if place.suffix in door.PICKLES and place.is_file() and not _is_safetensors(path):
         return _pickle(path, place)
     if found := _data(path, place):
         return found
@@ -83,8 +83,17 @@ def _examined(path: str, quick: bool) -> Finding:
         return (_grams if opened.path.name.endswith(GRAMS) else _checkpoint)(path, opened, quick)
 
 
+def _is_safetensors(path: str) -> bool:
+    """Whether a file that is named as PyTorch's are can be read as it is."""
+    try:
+        open_checkpoint(path).close()
+    except CheckpointError:
+        return False
+    return True
+
+
 def _checkpoint(path: str, opened: Checkpoint, quick: bool) -> Finding:
-    bad = [] if quick else _not_finite(opened)
+    bad, zeros = ([], set()) if quick else _looked_at(opened)
     doubts = [*_doubts(opened), *_told_of(bad)]
     try:
         opened.config()
@@ -103,6 +112,7 @@ def _checkpoint(path: str, opened: Checkpoint, quick: bool) -> Finding:
     if of_experts := set(bad) & {key for keys in survey.groups.values() for key in keys.values()}:
         merge, compared, broken = ("refuses it: NaN or infinity",) * 2 + ((*broken, *_told_of(sorted(of_experts))),)
         doubts = list(_doubts(opened))
+    doubts += _all_zeros(survey, zeros)
     regmean, doubt = _regmean(opened)
     others += doubt
     told = (("merge", merge), ("distance", compared), ("merge -m regmean", regmean))
@@ -139,22 +149,32 @@ def _regmean(opened: Checkpoint) -> tuple[str, list[str]]:
     return f"uses {path.name}", []
 
 
-def _not_finite(opened: Checkpoint) -> list[str]:
-    """Keys with NaN or infinity, in file order; memory does not grow with the checkpoint."""
+def _all_zeros(survey: Survey, zeros: set[str]) -> Iterator[str]:
+    """Experts that were made and never filled: their SSD and TSSD to any other are 0, the best there is."""
+    for expert in survey.layout.experts:
+        keys = {its[expert] for its in survey.groups.values() if expert in its}
+        if keys and keys <= zeros:
+            yield f"expert {expert} is all zeros: it was never loaded"
+
+
+def _looked_at(opened: Checkpoint) -> tuple[list[str], set[str]]:
+    """Keys with NaN or infinity, in file order, and those all 0; memory does not grow with the checkpoint."""
     import numpy as np
 
     from vlmerge_cli.engine.arrays import is_finite
 
-    found, buffer = [], np.empty(PIECE_BYTES, np.uint8)
+    found, zeros, buffer = [], set(opened.tensors), np.empty(PIECE_BYTES, np.uint8)
     for key, tensor in opened.tensors.items():
         for first in range(0, tensor.num_bytes, PIECE_BYTES) if is_float(tensor.dtype) else ():
             piece = buffer[: min(PIECE_BYTES, tensor.num_bytes - first)]
             opened.read_into(key, piece, first)
+            if piece.any():
+                zeros.discard(key)
             if not is_finite(piece, tensor.dtype):
                 found.append(key)
                 break
     opened.check_unchanged()
-    return found
+    return found, zeros
 
 
 def _told_of(keys: Sequence[str]) -> tuple[str, ...]:
@@ -178,7 +198,7 @@ def _doubts_of(survey: Survey) -> Iterator[str]:
 
 
 def _grams(path: str, opened: Checkpoint, quick: bool) -> Finding:
-    bad = [] if quick else _not_finite(opened)
+    bad, _ = ([], set()) if quick else _looked_at(opened)
     problems = [*_told_of(bad), *_of_another(opened)]
     problems += [] if token_counts(opened) else ["the file does not say how many tokens are in its Grams"]
     commands = (("merge -m regmean", f"uses {len(opened.tensors)} Grams with their checkpoint"),)

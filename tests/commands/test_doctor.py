@@ -13,6 +13,7 @@ import torch
 
 import vlmerge_cli
 from tests.helpers import encode, expert_key, ok, save, save_all, save_sharded, tiny, vlmerge
+from vlmerge_cli.layouts.survey import detect
 
 
 def whole(folder: Path) -> str:
@@ -78,6 +79,23 @@ def bad_records(folder: Path) -> str:
     (folder / "run/pretrain.yaml").write_text("steps: 4\n")
     (folder / "run/metrics.jsonl").write_text("[1]\n")
     return "run"
+
+
+def zeros(folder: Path) -> str:
+    save(folder / "0.safetensors", without_vision())
+    return "0.safetensors"
+
+
+def without_vision() -> dict[str, np.ndarray]:
+    """As a model is saved whose vision expert was never loaded."""
+    survey, _ = detect(tiny(), "")
+    own = {keys["v"] for keys in survey.groups.values() if "v" in keys}
+    return {key: np.zeros_like(value) if key in own else value for key, value in tiny().items()}
+
+
+def misnamed(folder: Path) -> str:
+    save(folder / "s.bin", tiny())
+    return "s.bin"
 
 
 def strangers_records(folder: Path) -> str:
@@ -149,6 +167,8 @@ KEY = expert_key(1, "mlp.fc1.weight", "v")
         (pickled, 3, "run vlmerge convert"),
         (torn_state, 1, "step-00000004 is torn"),
         (bad_records, 1, "line 1 is not a record"),
+        (zeros, 3, "expert v is all zeros"),
+        (misnamed, 0, "whole"),
         (strangers_records, 1, "line 1 is not a record"),
         (captions, 1, "missing image"),
         (address, 1, "name it as acme/x"),
@@ -205,3 +225,9 @@ def test_nan_is_looked_for_in_every_piece_and_not_in_headers_alone(
     assert vlmerge_cli.doctor(path, quick=True).state == "whole"
     assert vlmerge("doctor", path, "--quick").code == 0
     assert vlmerge_cli.doctor(save(tmp_path / "ok.safetensors", tiny())).state == "whole"
+
+
+def test_a_distance_of_zeros_says_so(tmp_path: Path) -> None:
+    found = vlmerge("distance", save(tmp_path / "0.safetensors", without_vision()))
+    assert "say nothing" in found.err
+    assert "say nothing" not in vlmerge("distance", save(tmp_path / "1.safetensors", tiny())).err

@@ -223,6 +223,7 @@ def test_towers_of_different_width_say_so(tmp_path: Path) -> None:
         ("vlmo", "_orig_mod.module."),
         ("vlmo", "module._orig_mod.module._orig_mod.model."),
         ("flava", "_orig_mod._orig_mod."),
+        ("vlmo", "state_dict.module."),
     ],
 )
 @pytest.mark.parametrize("asked", [False, True])

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+from vlmerge_cli import console
 from vlmerge_cli.checkpoint.named_tensors import NamedTensors
 from vlmerge_cli.checkpoint.reader import Checkpoint
 from vlmerge_cli.distances.gate import gate
@@ -118,6 +119,9 @@ def tabulate(
     for one in dict.fromkeys(chosen):
         with bar(f"{one[0]} and {one[1]}", num_bytes_read(source, survey, one, weights_only)) as advance:
             found.append(measure(source, survey, one, by, truncate, weights_only, threads, advance, device))
+        if found[-1].whole.l2 > 0 == found[-1].whole.ssd and found[-1].whole.cosine == 1:
+            what = f"{one[0]} and {one[1]} have no entry where both are other than 0 (is one all zeros?)"
+            console.warn(f"{what}: an SSD and TSSD of 0 say nothing of them")
     opened.check_unchanged()
     return DistanceTable(opened.name, survey.layout.name, survey.architecture, by, tuple(found))
 

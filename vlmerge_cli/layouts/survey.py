@@ -13,7 +13,7 @@ from vlmerge_cli.layouts import LAYOUTS
 from vlmerge_cli.layouts.layout import Layout, Slot, built_in
 
 #: What training wraps around a model's keys; recognised where no layout knows the keys as they are.
-WRAPPERS = ("module.", "model.", "_orig_mod.", "_fsdp_wrapped_module.", "_forward_module.", "flava.")
+WRAPPERS = ("module.", "model.", "_orig_mod.", "_fsdp_wrapped_module.", "_forward_module.", "state_dict.", "flava.")
 MOST_STACKED = 8
 STACKED = re.compile(f"(?:{'|'.join(map(re.escape, WRAPPERS))})+")
 #: What is put around a part of a model, in the middle of its keys.
