@@ -39,3 +39,13 @@ def test_torchrun_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
     assert (ranks.rank(), ranks.world_size(), ranks.local_rank(), ranks.is_main()) == (1, 2, 0, False)
     assert not ranks.is_left_over()
+
+
+def test_a_lost_connection_is_another_process_that_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = RuntimeError("[/x/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:4241.")
+    assert ranks.peer_ended(lost) == ""
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "none"}.items():
+        monkeypatch.setenv(name, value)
+    assert ranks.peer_ended(lost).startswith("another process of this run has ended")
+    assert ranks.peer_ended(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) == ""
+    assert ranks.peer_ended(ValueError("Connection closed by peer")) == ""

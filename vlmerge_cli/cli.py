@@ -86,7 +86,7 @@ class LazyGroup(TyperGroup):
             what = (
                 f"{type(error).__name__}: {one_line(str(error))}\n  a mistake in vlmerge: vlmerge --debug shows where"
             )
-            _say_error(_missing_package(error) or what, ctx.params["debug"])
+            _say_error(_missing_package(error) or ranks.peer_ended(error) or what, ctx.params["debug"])
             raise SystemExit(1) from None
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 from vlmerge_cli.errors import VlmergeError
 
+PEER_ENDED, ITS_MESSAGE = "another process of this run has ended", "its own message says why"
+#: How gloo and NCCL say that.
+CONNECTION = re.compile(r"gloo/transport|Connection (closed|reset|refused)|NCCL.*(remote|Connection)", re.IGNORECASE)
 #: What torchrun alone sets: the other names may be left over from a cluster or a notebook's image.
 STARTED = "TORCHELASTIC_RUN_ID"
 
@@ -14,6 +18,12 @@ STARTED = "TORCHELASTIC_RUN_ID"
 def is_left_over() -> bool:
     """Whether the environment speaks of peers, and torchrun did not start this process: it is alone."""
     return STARTED not in os.environ and os.environ.get("WORLD_SIZE", "1") not in ("", "1")
+
+
+def peer_ended(error: Exception) -> str:
+    """What is said where an error of a collective in the middle of training means that a peer has gone; else empty."""
+    lost = world_size() > 1 and isinstance(error, RuntimeError) and CONNECTION.search(str(error))
+    return f"{PEER_ENDED}\n  {ITS_MESSAGE}" if lost else ""
 
 
 def _told(name: str, alone: int) -> int:
@@ -84,7 +94,7 @@ def gather_objects(value: Any) -> list[Any]:
     try:
         dist.all_gather_object(values, value)
     except RuntimeError:  # what the backend says when a connection ends
-        raise VlmergeError("another process of this run has ended", fix="its own message says why") from None
+        raise VlmergeError(PEER_ENDED, fix=ITS_MESSAGE) from None
     return values
 
 

@@ -1,8 +1,10 @@
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
+from vlmerge_cli.outputs import temporary
 from vlmerge_cli.outputs.whole import cache_folder, whole_folder, write_whole
 
 
@@ -55,3 +57,23 @@ def test_a_descriptor_is_written_to_where_it_stands(flags: int, tmp_path: Path):
     before = "before\n" if flags == os.O_APPEND else ""
     assert path.read_text() == f"{before}one\ntwo\nthree\n"
     assert [one.name for one in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_second_interrupt_does_not_cut_off_the_cleaning_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Two Ctrl-C of someone impatient: the second comes while the folder is being removed."""
+    inner = temporary.remove
+
+    def remove(path: Path) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        inner(path)
+
+    def interrupted() -> None:
+        with temporary.temporary_for(tmp_path / "out", folder=True) as made:
+            (made / "half").write_text("x")
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(temporary, "remove", remove)
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGINT) is not signal.SIG_IGN

@@ -10,6 +10,8 @@ import errno
 import fcntl
 import os
 import shutil
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -36,7 +38,24 @@ def temporary_for(path: Path, folder: bool) -> Iterator[Path]:
         with locked(temporary):
             yield temporary
     finally:
-        remove(temporary)
+        try:
+            _remove_undisturbed(temporary)
+        except KeyboardInterrupt:  # just before signals were held
+            _remove_undisturbed(temporary)
+            raise
+
+
+def _remove_undisturbed(path: Path) -> None:
+    """Remove, whatever signals someone impatient sends meanwhile; only the main thread is ever interrupted."""
+    if threading.current_thread() is not threading.main_thread():
+        remove(path)
+        return
+    held = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        remove(path)
+    finally:
+        for number, handler in held.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
