@@ -123,3 +123,15 @@ def test_other_grams_beside_the_checkpoint_are_scored_anew(tmp_path: Path) -> No
         return len(judge.seen)
 
     assert [found(1), found(1), found(2)] == [2, 0, 2]
+
+
+def test_other_experts_are_scored_anew(ckpt: Path, tmp_path: Path) -> None:
+    """Retrieval merges fewer experts in the top layers, so what it scored is another model's."""
+
+    def found(experts_for: str | None) -> int:
+        judge = Judge()
+        merging = Merging(str(ckpt), "interpolation", experts_for=experts_for)
+        sweep.run(merging, [{"alpha": 0.5}], sweep.Scored({}, "score", judge), tmp_path / "out")
+        return len(judge.seen)
+
+    assert [found(None), found("retrieval"), found("retrieval"), found(None)] == [2, 1, 0, 0]
