@@ -5,7 +5,7 @@ import pickle
 import pytest
 
 from vlmerge_cli import errors
-from vlmerge_cli.errors import VlmergeError, joined, nearest
+from vlmerge_cli.errors import CheckpointError, UsageError, VlmergeError, joined, nearest
 
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, VlmergeError)]
 
@@ -49,3 +49,9 @@ def test_foreign_line_ends_make_no_new_line() -> None:
     assert str(error) == "a\\nb\n  g\\nh\n  i\n  in c\\nd; e\\nf"
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
     assert str(VlmergeError("a:", problems=("b",))) == "a: b"
+
+
+def test_an_error_told_of_another_place_keeps_its_lines() -> None:
+    error = UsageError("no such model:", problems=["a is x\ny", "b is 1"], where="here", fix="do")
+    assert str(error.retold(CheckpointError, "there")) == "no such model:\n  a is x\\ny\n  b is 1\n  in there"
+    assert type(error.retold(CheckpointError, "there")) is CheckpointError

@@ -89,6 +89,12 @@ def say(text: str) -> None:
         complain(one_line(text))
 
 
+def say_lines(text: str) -> None:
+    """Several lines of log."""
+    for line in text.split("\n"):
+        say(line)
+
+
 def warn(text: str) -> None:
     say(f"warning: {text}")
 

@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
+E = TypeVar("E", bound="VlmergeError")
 NEXT = "\n  "  # between the lines of a message
 
 
@@ -41,6 +43,10 @@ class VlmergeError(Exception):
         place = f"in {self.where}" if self.where else ""
         tail = "; ".join(part for part in (place, self.fix) if part)
         return f"{self.what}\n  {tail}" if tail else self.what
+
+    def retold(self, kind: type[E], where: str, fix: str = "") -> E:
+        """What this error says, its lines kept, as one of another kind or place."""
+        return _rebuild(kind, self.what, one_line(where), one_line(fix))
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), self.what, self.where, self.fix)
@@ -82,7 +88,7 @@ class GateError(VlmergeError):
     exit_code = 3
 
 
-def _rebuild(kind: type[VlmergeError], what: str, where: str, fix: str) -> VlmergeError:
+def _rebuild(kind: type[E], what: str, where: str, fix: str) -> E:
     error = kind("")
     error.args, error.what, error.where, error.fix = (what,), what, where, fix
     return error

@@ -97,6 +97,13 @@ def test_stored_form_with_unknown_or_foreign_content_is_refused() -> None:
         ModelConfig.from_dict({"model_type": "beit"})
 
 
+def test_each_mistake_of_a_stored_form_has_a_line() -> None:
+    with pytest.raises(UsageError) as raised:
+        ModelConfig.from_dict({"width": "x", "num_heads": "y"}, "config.json")
+    lines = str(raised.value).split("\n")
+    assert [line.split()[0] for line in lines] == ["no", "width", "num_heads", "in"]
+
+
 def test_unknown_preset() -> None:
     with pytest.raises(UsageError) as raised:
         preset("bas")

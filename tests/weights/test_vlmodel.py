@@ -112,6 +112,8 @@ def test_settings_can_be_changed_on_the_way(tmp_path: Path, capsys: pytest.Captu
     said = capsys.readouterr().err
     assert "2×2 patches and 8 text tokens to 4×4 patches and 12 text tokens" in said
     assert "logit_vl_scale" in said
+    assert "\\n" not in said
+    assert [line.split(":")[0] for line in said.splitlines()[1:]] == ["  resized", "  start values", "  not used"]
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
 
 

@@ -133,7 +133,7 @@ class Collector:
         """An error of the sums, which know keys only, with the place in the model."""
         key = next((key for key in self.sites if f" {key} " in error.what), None)
         where = self.sites[key].label if key else ""
-        return MergeError(error.what, where=error.where or where, fix=error.fix)
+        return error.retold(MergeError, error.where or where, error.fix)
 
     def save(
         self, path: str | Path, checkpoint: str | Path | None = None, *, force: bool = False, **about: Any

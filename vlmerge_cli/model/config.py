@@ -138,7 +138,7 @@ class ModelConfig:
         try:
             return cls(**values)
         except UsageError as error:
-            raise UsageError(error.what, where=where, fix=error.fix) from None
+            raise error.retold(UsageError, where, error.fix) from None
 
     # --- checks ---------------------------------------------------------------------------------------------
 

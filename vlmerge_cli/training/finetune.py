@@ -162,7 +162,7 @@ def starting_model(config: FinetuneConfig, chosen: Task, start: Start, data: Dat
     if other and chosen.head in start.config.heads:  # a head for other answers or classes: a new one
         model = VLModel(start.config.change(**changes))
         leave = [f"{part}.*" for part in _classifiers(chosen)]
-        console.say(load_weights(model, start.path, leave=leave, config=start.config).summary())
+        console.say_lines(load_weights(model, start.path, leave=leave, config=start.config).summary())
         return model
     return VLModel.from_pretrained(start.path, **changes)
 

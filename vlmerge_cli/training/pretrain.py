@@ -132,7 +132,7 @@ def _run_phases(run: Run, tokenizer: Tokenizer, newest: Path | None) -> None:
 def _copy_seed(run: Run, tokenizer: Tokenizer) -> None:
     """The model that was asked for, with the seed's weights in every expert."""
     model = VLModel(run.config.model_of(run.config.arch, tokenizer.size))
-    console.say(load_weights(model, run.seed).summary())
+    console.say_lines(load_weights(model, run.seed).summary())
     save_model(model, run.folder, _about(run, "pretrain"), tokenizer)
 
 
@@ -186,7 +186,7 @@ def _starting_model(run: Run, phase: Phase, config: ModelConfig, tokenizer: Toke
     if source is not None:
         vocabulary.check(open_source(source).about, source, tokenizer, run.config.tokenizer)
         report = load_weights(model, source)
-        console.say(report.summary())
+        console.say_lines(report.summary())
     return model
 
 

@@ -74,7 +74,7 @@ def inferred(shapes: Shapes, where: str = "", **known: Any) -> Inferred:
     try:
         return Inferred(ModelConfig(**found), guessed)
     except UsageError as error:
-        raise CheckpointError(error.what, where=where) from None
+        raise error.retold(CheckpointError, where) from None
 
 
 def told_config(shapes: Shapes, where: str = "") -> dict[str, Any] | None:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlmerge_cli.errors import PlanError, UsageError, nearest
+from vlmerge_cli.errors import PlanError, UsageError, nearest, one_line
 from vlmerge_cli.model import positions
 from vlmerge_cli.model.config import MODEL_TYPE, ModelConfig, grid_of
 from vlmerge_cli.model.network import Network
@@ -48,13 +48,13 @@ class StartReport:
     unused: tuple[str, ...]
 
     def summary(self) -> str:
-        """One line, and one for each kind that needs a look."""
+        """One line, and one for each kind that needs a look; names in them end no line."""
         lines = [f"{self.source}: {len(self.loaded)} tensors loaded, {len(self.resized)} resized, "
                  f"{len(self.fresh)} left at their start values, {len(self.unused)} not used"]  # fmt: skip
         lines += [f"  resized: {key}, {how}" for key, how in self.resized.items()]
         lines += [f"  {what}: {', '.join(names)}" for what, names in
                   (("start values", self.fresh), ("not used", self.unused)) if names]  # fmt: skip
-        return "\n".join(lines)
+        return "\n".join(map(one_line, lines))
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -102,7 +102,7 @@ class VLModel(PyTorchModelHubMixin, Network, library_name="vlmerge"):  # type: i
         model.start_report = fitted.apply(model)
         model.about, model.place = _still_true(source.about, stored, model.config), source.path
         if report.fresh or report.resized or report.unused:
-            console.say(report.summary())
+            console.say_lines(report.summary())
         return model.eval()
 
     def save_pretrained(
