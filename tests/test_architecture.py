@@ -12,7 +12,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "vlmerge_cli"
 FLOORS = [
-    {"errors", "version", "results"},
+    {"errors", "version", "result_base"},
     {"records", "ranks"},
     {"devices", "outputs"},
     {"console"},
@@ -24,7 +24,7 @@ FLOORS = [
     {"grams", "distances", "tasks"},
     {"merging"},
     {"training", "layerwise"},
-    {"study", "reports", "inference", "diagnosis"},
+    {"study", "reports", "inference", "path_diagnosis"},
     {"api"},
     {"flags", "__init__"},
     {"commands"},

@@ -27,12 +27,12 @@ from vlmerge_cli.layouts.survey import find
 
 if TYPE_CHECKING:
     from vlmerge_cli.checkpoint.legacy import Summary as Conversion
-    from vlmerge_cli.diagnosis import Finding
     from vlmerge_cli.distances.table import DistanceTable
     from vlmerge_cli.grams.collected import Collected
     from vlmerge_cli.merging.inspection import Inspection
     from vlmerge_cli.merging.merge import Summary
     from vlmerge_cli.merging.preview import Preview
+    from vlmerge_cli.path_diagnosis import Finding
 
 Progress: TypeAlias = Callable[[int, int], object]
 PathLike: TypeAlias = str | Path
@@ -210,7 +210,7 @@ def doctor(path: PathLike, *, quick: bool = False) -> Finding:
     Nothing is changed, and what is wrong is told and not raised: see ``state``, ``problems`` and ``first_line``. Every
     weight is read, a piece at a time, and looked at for NaN and infinity; ``quick`` reads headers alone.
     """
-    from vlmerge_cli.diagnosis import examined
+    from vlmerge_cli.path_diagnosis import examined
 
     return examined(str(path), quick)
 

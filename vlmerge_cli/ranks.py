@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 from typing import Any
 
 from vlmerge_cli.errors import VlmergeError
 
 PEER_ENDED, ITS_MESSAGE = "another process of this run has ended", "its own message says why"
 #: How gloo and NCCL say that.
-CONNECTION = re.compile(r"gloo/transport|Connection (closed|reset|refused)|NCCL.*(remote|Connection)", re.IGNORECASE)
+CONNECTION = r"(?i)gloo/transport|Connection (closed|reset|refused)|NCCL.*(remote|Connection)"
 #: What torchrun alone sets: the other names may be left over from a cluster or a notebook's image.
 STARTED = "TORCHELASTIC_RUN_ID"
 
@@ -22,7 +21,9 @@ def is_left_over() -> bool:
 
 def peer_ended(error: Exception) -> str:
     """What is said where an error of a collective in the middle of training means that a peer has gone; else empty."""
-    lost = world_size() > 1 and isinstance(error, RuntimeError) and CONNECTION.search(str(error))
+    import re
+
+    lost = world_size() > 1 and isinstance(error, RuntimeError) and re.search(CONNECTION, str(error))
     return f"{PEER_ENDED}\n  {ITS_MESSAGE}" if lost else ""
 
 

@@ -215,7 +215,7 @@ def test_of_several_the_worst_decides(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_nan_is_looked_for_in_every_piece_and_not_in_headers_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vlmerge_cli.diagnosis.PIECE_BYTES", 8)
+    monkeypatch.setattr("vlmerge_cli.path_diagnosis.PIECE_BYTES", 8)
     tensors = {key: value.copy() for key, value in tiny().items()}
     tensors[KEY].ravel()[-1] = -np.inf
     path = save(tmp_path / "n.safetensors", tensors)
@@ -231,3 +231,10 @@ def test_a_distance_of_zeros_says_so(tmp_path: Path) -> None:
     found = vlmerge("distance", save(tmp_path / "0.safetensors", without_vision()))
     assert "say nothing" in found.err
     assert "say nothing" not in vlmerge("distance", save(tmp_path / "1.safetensors", tiny())).err
+
+
+def test_layers_that_are_merged_already_are_not_compared(tmp_path: Path) -> None:
+    save(tmp_path / "ckpt.safetensors", tiny())
+    ok("merge", tmp_path / "ckpt.safetensors", "-o", tmp_path / "part.safetensors", "--keep", "layers.1.*")
+    (found,) = ok("doctor", tmp_path / "part.safetensors", "--json").document
+    assert dict(found["commands"])["distance"] == "compares v, l in 1 layers"

@@ -25,7 +25,7 @@ from vlmerge_cli.checkpoint.header import Spec
 from vlmerge_cli.checkpoint.small_files import companions
 from vlmerge_cli.checkpoint.target import Target
 from vlmerge_cli.errors import CheckpointError
-from vlmerge_cli.results import Result
+from vlmerge_cli.result_base import Result
 
 SINGLE_NAME = "pytorch_model.bin"
 INDEX_NAME = "pytorch_model.bin.index.json"

@@ -5,8 +5,8 @@ from typing import Annotated
 import typer
 
 from vlmerge_cli import api, console
-from vlmerge_cli.diagnosis import Finding
 from vlmerge_cli.flags.common import JsonOption
+from vlmerge_cli.path_diagnosis import Finding
 
 
 def command(

@@ -5,7 +5,6 @@ from typing import Annotated, Any
 import typer
 
 from vlmerge_cli import api, console
-from vlmerge_cli.errors import one_line
 from vlmerge_cli.flags.common import CheckpointArgument, JsonOption, LayoutOption
 
 
@@ -20,10 +19,10 @@ def command(
     if json:
         console.show_json(document)
     else:
-        console.show(_text(document))
+        console.show_lines(_text(document))
 
 
-def _text(document: dict[str, Any]) -> str:
+def _text(document: dict[str, Any]) -> list[str]:
     files = document["files"]
     held = files[0] if len(files) == 1 else f"{len(files)} shards"
     lines = [f"{document['checkpoint']} ({held}, {console.size(document['num_bytes'])})"]
@@ -58,7 +57,7 @@ def _text(document: dict[str, Any]) -> str:
     lines += [f"  problem       {problem}" for problem in document.get("problems", [])]
     for key, (dtype, shape) in document.get("keys", {}).items():
         lines.append(f"  {dtype:<8} {tuple(shape)!s:<18} {key}")
-    return "\n".join(map(one_line, lines))
+    return lines
 
 
 def _layers(experts: dict[str, list[str]]) -> str:

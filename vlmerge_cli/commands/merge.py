@@ -116,7 +116,7 @@ def command(
         from vlmerge_cli.merging.preview import preview_text
 
         found = api.plan(checkpoint, **shared, **options)
-        console.show_json(found.to_dict()) if json else console.show(preview_text(found))
+        console.show_json(found.to_dict()) if json else console.show_lines(preview_text(found))
         return
     summary = api.merge(
         checkpoint, **shared, device=device, max_shard_bytes=shard_bytes, allow_non_finite=allow_non_finite,

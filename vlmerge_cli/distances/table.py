@@ -18,7 +18,7 @@ from vlmerge_cli.errors import PlanError
 from vlmerge_cli.layouts.survey import Survey
 from vlmerge_cli.metrics import METRICS
 from vlmerge_cli.records import Record
-from vlmerge_cli.results import Result, html_table
+from vlmerge_cli.result_base import Result, html_table
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,7 @@ def tabulate(
     """Measure the ``wanted`` pairs ("v,l", "all"; none: the first there is).
 
     ``bar`` opens a progress bar for a title and its bytes; ``dtype`` is of the format, and what all are rounded to
-    first. Raises PlanError where no layer has two experts, and what
-    parse_pair and measure raise.
+    first. Raises PlanError where no layer has two experts, and what parse_pair and measure raise.
     """
     known = pairs(survey)
     if not known:
@@ -119,7 +118,8 @@ def tabulate(
     for one in dict.fromkeys(chosen):
         with bar(f"{one[0]} and {one[1]}", num_bytes_read(source, survey, one, weights_only)) as advance:
             found.append(measure(source, survey, one, by, truncate, weights_only, threads, advance, device))
-        if found[-1].whole.l2 > 0 == found[-1].whole.ssd and found[-1].whole.cosine == 1:
+        whole = found[-1].whole
+        if whole.l2 > 0 and whole.ssd == 0 and whole.cosine == 1:
             what = f"{one[0]} and {one[1]} have no entry where both are other than 0 (is one all zeros?)"
             console.warn(f"{what}: an SSD and TSSD of 0 say nothing of them")
     opened.check_unchanged()

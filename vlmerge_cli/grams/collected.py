@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlmerge_cli.results import Result
+from vlmerge_cli.result_base import Result
 
 
 @dataclass(frozen=True)

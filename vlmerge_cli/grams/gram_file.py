@@ -23,7 +23,7 @@ from vlmerge_cli.checkpoint.writer import create
 from vlmerge_cli.errors import CheckpointError, MergeError
 from vlmerge_cli.methods import linalg
 from vlmerge_cli.methods.linalg import packed_size, packed_width
-from vlmerge_cli.outputs.replacing import GRAMS, hub_name, in_hub_cache
+from vlmerge_cli.outputs.replacing import GRAMS, grams_beside, hub_name, in_hub_cache
 from vlmerge_cli.version import __version__
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def sibling_grams(checkpoint: NamedTensors) -> Path:
     if in_hub_cache(checkpoint.path.absolute()):
         return Path(hub_name(checkpoint.path.absolute()) + GRAMS)
     path = checkpoint.path.resolve() if checkpoint.folder else checkpoint.path
-    return path.with_name(path.name.removesuffix(".safetensors") + GRAMS)
+    return grams_beside(path)
 
 
 def token_counts(grams: NamedTensors) -> dict[str, int]:

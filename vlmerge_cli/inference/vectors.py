@@ -19,7 +19,7 @@ from vlmerge_cli.data.bad import BadSamples
 from vlmerge_cli.data.unpaired_images_and_texts import images_in
 from vlmerge_cli.errors import DataError
 from vlmerge_cli.inference.loaded import LoadedModel, Vectors
-from vlmerge_cli.results import Result
+from vlmerge_cli.result_base import Result
 
 ENOUGH_UNKNOWN = 0.1  # share of pieces that the vocabulary does not know, from which on it is said
 

@@ -12,7 +12,7 @@ import torch
 from vlmerge_cli import console, devices
 from vlmerge_cli.errors import UsageError
 from vlmerge_cli.grams.from_data import Choices, described, open_examples
-from vlmerge_cli.layerwise.layerwise import Layerwise
+from vlmerge_cli.layerwise.layerwise_method import Layerwise
 from vlmerge_cli.layerwise.streams import Streams, opened
 from vlmerge_cli.layerwise.walk import Settings, Walk
 from vlmerge_cli.layouts.layout import Slot

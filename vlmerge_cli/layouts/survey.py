@@ -15,9 +15,8 @@ from vlmerge_cli.layouts.layout import Layout, Slot, built_in
 #: What training wraps around a model's keys; recognised where no layout knows the keys as they are.
 WRAPPERS = ("module.", "model.", "_orig_mod.", "_fsdp_wrapped_module.", "_forward_module.", "state_dict.", "flava.")
 MOST_STACKED = 8
-STACKED = re.compile(f"(?:{'|'.join(map(re.escape, WRAPPERS))})+")
 #: What is put around a part of a model, in the middle of its keys.
-INSIDE = re.compile(r"(?<=\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+INSIDE = r"(?<=\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
 
 
 @dataclass(frozen=True)
@@ -162,7 +161,7 @@ def detect(keys: Iterable[str], where: str) -> tuple[Survey, str]:
         if what := quantised(keys):
             raise LayoutError(f"quantised: {what}", where=where, fix=FIX)
         fix = "describe its names in a layout file: --layout my.yaml (vlmerge layouts --show vl-merging is one)"
-        if inside := next((match[1] for key in keys if (match := INSIDE.search(key))), ""):
+        if inside := next((match[1] for key in keys if (match := re.search(INSIDE, key))), ""):
             fix = f"take {inside}. out of its names first (save the model that torch.compile, FSDP or the like wrapped)"
         raise LayoutError(f"none of the layouts {', '.join(LAYOUTS)} knows its keys", where=where, fix=fix)
     if num_experts == 0:
@@ -173,9 +172,10 @@ def detect(keys: Iterable[str], where: str) -> tuple[Survey, str]:
 
 def _wrappers(keys: list[str]) -> Iterable[str]:
     """What keys begin with that training wraps around a model: one or more of WRAPPERS, the shortest first."""
-    stacks = {match[0] for key in keys if (match := STACKED.match(key))}
-    parts = {stack: re.findall("|".join(map(re.escape, WRAPPERS)), stack) for stack in stacks}
-    found = {"".join(its[: count + 1]) for its in parts.values() for count in range(min(len(its), MOST_STACKED))}
+    wrapper = "|".join(map(re.escape, WRAPPERS))
+    stacks = {match[0] for key in keys if (match := re.match(f"(?:{wrapper})+", key))}
+    parts = [re.findall(wrapper, stack)[:MOST_STACKED] for stack in stacks]
+    found = {"".join(its[: count + 1]) for its in parts for count in range(len(its))}
     return sorted(found, key=lambda prefix: (len(prefix), prefix))
 
 

@@ -11,7 +11,7 @@ from vlmerge_cli.checkpoint.reader import Checkpoint
 from vlmerge_cli.errors import LayoutError
 from vlmerge_cli.layouts.layout import Layout
 from vlmerge_cli.layouts.survey import Survey, find
-from vlmerge_cli.results import Result
+from vlmerge_cli.result_base import Result
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from vlmerge_cli.merging.job import Job
 from vlmerge_cli.merging.opening import Prepared, check_output, completed
 from vlmerge_cli.merging.plan import Plan
 from vlmerge_cli.merging.recipe import output_of
-from vlmerge_cli.results import Result
+from vlmerge_cli.result_base import Result
 
 #: Fetched from the disk while torch is loaded.
 READ_AHEAD_BYTES = 1 << 30

@@ -8,10 +8,9 @@ from typing import Any
 from vlmerge_cli import console
 from vlmerge_cli.checkpoint.dtypes import DTYPES
 from vlmerge_cli.engine.chunks import CHUNK_ELEMENTS, COPY_BYTES
-from vlmerge_cli.errors import one_line
 from vlmerge_cli.merging.opening import Prepared
 from vlmerge_cli.merging.plan import Drop, Merge, Step, sources_of
-from vlmerge_cli.results import Result
+from vlmerge_cli.result_base import Result
 
 # What Python, numpy and the command line take before the first tensor, and what scipy adds; measured.
 START_BYTES, SCIPY_BYTES = 45 << 20, 45 << 20
@@ -73,7 +72,7 @@ def _step(ready: Prepared, step: Step) -> dict[str, Any]:
     return entry
 
 
-def preview_text(found: Preview) -> str:
+def preview_text(found: Preview) -> list[str]:
     """The same in words: a line for each step, and the totals."""
     lines = [
         f"{found.input}: layout {found.layout}, {found.architecture} ({found.reason})",
@@ -100,7 +99,7 @@ def preview_text(found: Preview) -> str:
         f" {console.size(found.num_bytes_in)} in, {console.size(found.num_bytes_out)} out,"
         f" about {console.size(found.peak_memory_bytes)} of memory",
     ]
-    return "\n".join(map(one_line, lines))
+    return lines
 
 
 def peak_memory_bytes(ready: Prepared, threads: int) -> int:

@@ -14,26 +14,18 @@ from vlmerge_cli.checkpoint.writer import Output, create
 from vlmerge_cli.merging.opening import Prepared
 from vlmerge_cli.merging.plan import Merge, Plan
 from vlmerge_cli.version import __version__
+from vlmerge_cli.weights.vocabulary import moved
 
 
 def output_of(
     ready: Prepared, target: Target, full_digest: bool, shared: bool = False
 ) -> AbstractContextManager[Output]:
     """The output of a prepared merge, to be filled: its recipe in the metadata, small files beside it."""
-    about = _moved(recipe(ready, full_digest), ready.checkpoint.path, target.path)
+    about = moved(recipe(ready, full_digest), ready.checkpoint.path, target.path)
     tensors = ready.checkpoint.tensors
     theirs = {name: text for name, text in ready.checkpoint.metadata.items() if name not in tensors}  # aliases
     metadata = {**theirs, "format": "pt", "vlmerge": json.dumps(about, sort_keys=True)}
     return create(target, ready.plan.specs, metadata, _extras(ready, about, target), shared)
-
-
-def _moved(about: dict[str, Any], old: Path, new: Path) -> dict[str, Any]:
-    """With the ways to data and vocabulary, where there are any, from the new place."""
-    if about.keys().isdisjoint({"data_at", "tokenizer_digest"}):
-        return about
-    from vlmerge_cli.weights.vocabulary import moved
-
-    return moved(about, old, new)
 
 
 def recipe(ready: Prepared, full_digest: bool = False) -> dict[str, Any]:

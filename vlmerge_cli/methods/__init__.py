@@ -8,4 +8,4 @@ METHODS = {
 }
 
 #: Methods that run the model on data: of ``vlmerge merge`` alone, since they need more than a group.
-RUNNING = {"layerwise": "vlmerge_cli.layerwise.layerwise:Layerwise"}
+RUNNING = {"layerwise": "vlmerge_cli.layerwise.layerwise_method:Layerwise"}

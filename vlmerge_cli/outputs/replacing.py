@@ -17,7 +17,7 @@ from vlmerge_cli.errors import UsageError
 
 LOCK = ".lock"  # of a folder, which makes it no less empty
 STREAMS = {"stdout": 1, "stderr": 2}
-DESCRIPTOR = re.compile(r"/dev/(?P<name>stdout|stderr)|/(?:dev|proc/self)/fd/(?P<number>\d+)")
+DESCRIPTOR = r"/dev/(?P<name>stdout|stderr)|/(?:dev|proc/self)/fd/(?P<number>\d+)"
 GRAMS = ".grams.safetensors"  # beside a checkpoint, read unasked by RegMean
 FORCE = "replace it with --force, or name another one"
 
@@ -95,7 +95,7 @@ def is_special(path: Path) -> bool:
 
 def descriptor(path: Path) -> int | None:
     """The open file that ``/dev/stdout``, ``/dev/fd/63`` and the like stand for."""
-    found = DESCRIPTOR.fullmatch(str(path))
+    found = re.fullmatch(DESCRIPTOR, str(path))
     return None if found is None else int(found["number"] or STREAMS[found["name"]])
 
 
@@ -113,5 +113,10 @@ def hub_name(path: Path) -> str:
 def inputs_of(*names: str | Path | None) -> list[Path]:
     """Those names that are paths which exist, and the Grams beside them, for ``inputs``."""
     named = [Path(name) for name in names if name is not None]
-    beside = [path.with_name(path.name.removesuffix(".safetensors") + GRAMS) for path in named if path.name]
+    beside = [grams_beside(path) for path in named if path.name]
     return [path for path in (*named, *beside) if os.path.lexists(path)]
+
+
+def grams_beside(path: Path) -> Path:
+    """Where the Grams of the checkpoint at a path lie: ``NAME.grams.safetensors``."""
+    return path.with_name(path.name.removesuffix(".safetensors") + GRAMS)

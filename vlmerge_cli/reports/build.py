@@ -15,7 +15,7 @@ from vlmerge_cli.records import Record
 from vlmerge_cli.reports.document import Document, Section
 from vlmerge_cli.reports.formats import csv, drawing, html, latex, markdown
 from vlmerge_cli.reports.pages import distance, study, sweep, training
-from vlmerge_cli.results import Result
+from vlmerge_cli.result_base import Result
 
 
 class Page(NamedTuple):

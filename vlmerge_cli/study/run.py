@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -153,29 +153,31 @@ def _keep_settings(study: Study) -> None:
     """One folder, one study: other settings, or other contents of what they name, need another folder."""
     problem = None
     if ranks.is_main():
-        digests = inputs_of(study.settings)
-        kept = {SETTINGS: study.settings.to_yaml(), INPUTS: json.dumps(digests, indent=1) + "\n"}
-        for name, text in kept.items():
-            path = study.folder / name
-            if path.exists() and path.read_text(encoding="utf-8") != text and problem is None:
-                what = f"{study.folder} holds a study with other settings"
-                if name == INPUTS:
-                    before = json.loads(path.read_text(encoding="utf-8"))
-                    changed = [given for given in digests if digests[given] != before.get(given)]
-                    what = f"{', '.join(changed)} changed since the study in {study.folder} was begun"
-                problem = UsageError(what, fix=f"{path} holds them; name another --out, or give the same {_KEPT[name]}")
-        for name, text in kept.items() if problem is None else ():
-            if not (study.folder / name).exists():
+        settings, digests = study.settings.to_yaml(), _digests(study.settings)
+        problem = _other_study(study.folder, settings, digests)
+        for name, text in ((SETTINGS, settings), (INPUTS, json.dumps(digests, indent=1) + "\n")):
+            if problem is None and not (study.folder / name).exists():
                 write_whole(study.folder / name, text.encode())
     problem = ranks.gather_objects(problem)[0]
     if problem is not None:
         raise problem
 
 
-_KEPT = {SETTINGS: "settings", INPUTS: "inputs"}
+def _other_study(folder: Path, settings: str, digests: Mapping[str, str]) -> UsageError | None:
+    """Why a folder, where it holds a study already, cannot hold this one."""
+    kept, inputs = folder / SETTINGS, folder / INPUTS
+    if kept.exists() and kept.read_text(encoding="utf-8") != settings:
+        fix = f"{kept} holds them; name another --out, or give the same settings"
+        return UsageError(f"{folder} holds a study with other settings", fix=fix)
+    before = json.loads(inputs.read_text(encoding="utf-8")) if inputs.exists() else digests
+    if before == digests:
+        return None
+    changed = ", ".join(name for name in digests if digests[name] != before.get(name))
+    fix = f"{inputs} holds them; name another --out, or give the same inputs"
+    return UsageError(f"{changed} changed since the study in {folder} was begun", fix=fix)
 
 
-def inputs_of(settings: StudySettings) -> dict[str, str]:
+def _digests(settings: StudySettings) -> dict[str, str]:
     """Data and starting checkpoint of a study as they are named, each with the digest of what it holds."""
     data = {*settings.data, *(text for own in settings.task_data.values() for text in own)}
     found = {text: of_data([text]) for text in sorted(data) if not parse(text).is_built_in}

@@ -81,7 +81,7 @@ def _check(path: Path, config_name: str, settings: str, resume: bool, force: boo
         check_folder(path, force, SETTINGS, inputs)
     except UsageError as error:
         if stored.exists() and not force and not resume:
-            raise UsageError(error.what, fix=f"go on with --resume; {error.fix}") from None
+            raise error.retold(UsageError, "", f"go on with --resume; {error.fix}") from None
         raise
 
 

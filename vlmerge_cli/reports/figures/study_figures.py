@@ -133,11 +133,8 @@ def scatter(study: Study) -> Figure | None:
             if lines:
                 found = correlations(study, metric, score)
                 r = "" if math.isnan(found.of_all) else f", r = {found.of_all:.3f}"
-                panels.append(
-                    Panel(
-                        f"{METRICS[metric].heading}{r}", METRICS[metric].heading, f"points lost, {words}", tuple(lines)
-                    )
-                )
+                heading = METRICS[metric].heading
+                panels.append(Panel(f"{heading}{r}", heading, f"points lost, {words}", tuple(lines)))
     if not panels:
         return None
     return Figure(
@@ -156,9 +153,8 @@ def heat(study: Study) -> Figure | None:
         if any(any(row) for row in cells):
             values = tuple(tuple(v.mean if v else math.nan for v in row) for row in cells)
             columns = tuple(f"{100 * k:g} %" for k in phases)
-            heat = Heat(
-                columns, tuple(place.replace("layers.", "layer ") for place in places), values, METRICS[metric].digits
-            )
+            rows = tuple(place.replace("layers.", "layer ") for place in places)
+            heat = Heat(columns, rows, values, METRICS[metric].digits)
             panels.append(Panel(METRICS[metric].heading, "seed phase", heat=heat))
     if not panels:
         return None

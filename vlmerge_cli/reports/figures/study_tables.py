@@ -130,10 +130,8 @@ def table_5(study: Study) -> Table:
         published = dict(zip(paper.K_SEED, theirs, strict=False))
         row: list[Cell] = [METRICS[metric].heading]
         for k in phases:
-            row += [
-                distance(study, metric, Pick(k_seed=k)).number(METRICS[metric].digits),
-                _paper(published.get(k), metric),
-            ]
+            here = distance(study, metric, Pick(k_seed=k)).number(METRICS[metric].digits)
+            row += [here, _paper(published.get(k), metric)]
         for score, _ in drops:
             found = correlations(study, metric, score)
             row += [found.by_seed.number(3), None if math.isnan(found.of_all) else Number(found.of_all, None, 3)]

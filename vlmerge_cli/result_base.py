@@ -1,4 +1,4 @@
-"""What the Python interface returns: frozen values that are also documents and, in a notebook, tables."""
+"""The base of what the Python interface returns: a value that is also a document and, in a notebook, a table."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from vlmerge_cli.merging.opening import Inputs, prepared
 from vlmerge_cli.merging.plan import Request
 from vlmerge_cli.methods.method import make
 from vlmerge_cli.outputs.replacing import GRAMS
-from vlmerge_cli.results import Result
+from vlmerge_cli.result_base import Result
 
 PIECE_BYTES = 1 << 22  # of a tensor that are looked at together
 State = Literal["whole", "doubtful", "broken"]
@@ -94,24 +94,26 @@ def _is_safetensors(path: str) -> bool:
 
 def _checkpoint(path: str, opened: Checkpoint, quick: bool) -> Finding:
     bad, zeros = ([], set()) if quick else _looked_at(opened)
-    doubts = [*_doubts(opened), *_told_of(bad)]
+    doubts, not_finite = list(_doubts(opened)), _told_of(bad)
     try:
         opened.config()
         survey, _ = detect(opened.tensors, opened.name)
     except LayoutError as error:
-        return Finding(path, "a checkpoint of no known layout", "doubtful", (_told(error), *doubts))
+        return Finding(path, "a checkpoint of no known layout", "doubtful", (_told(error), *doubts, *not_finite))
     except CheckpointError as error:
-        return Finding(path, "a checkpoint", "broken", (_told(error), *doubts))
+        return Finding(path, "a checkpoint", "broken", (_told(error), *doubts, *not_finite))
     others = list(_doubts_of(survey))
     if not survey.groups:
         commands = (("merge", "refuses it: it is merged already"), ("evaluate", "scores it"))
-        doubts += others
-        return Finding(path, f"a merged checkpoint ({survey.layout.name})", _state(doubts), tuple(doubts), commands)
+        problems = (*doubts, *not_finite, *others)
+        return Finding(path, f"a merged checkpoint ({survey.layout.name})", _state(problems), problems, commands)
     merge, broken = _merged(path)
-    compared = f"compares {', '.join(survey.layout.experts)} in {len(survey.layers)} layers"
+    compared = _compared(survey)
     if of_experts := set(bad) & {key for keys in survey.groups.values() for key in keys.values()}:
-        merge, compared, broken = ("refuses it: NaN or infinity",) * 2 + ((*broken, *_told_of(sorted(of_experts))),)
-        doubts = list(_doubts(opened))
+        merge = compared = "refuses it: NaN or infinity"
+        broken = (*broken, *_told_of(sorted(of_experts)))
+    else:
+        doubts += not_finite
     doubts += _all_zeros(survey, zeros)
     regmean, doubt = _regmean(opened)
     others += doubt
@@ -119,6 +121,13 @@ def _checkpoint(path: str, opened: Checkpoint, quick: bool) -> Finding:
     kind = f"a checkpoint ({survey.layout.name}, {survey.architecture})"
     problems = (*doubts, *broken, *others)  # that it is a part explains what is missing in it
     return Finding(path, kind, "broken" if broken else _state(problems), problems, told)
+
+
+def _compared(survey: Survey) -> str:
+    """What ``distance`` would do: layers that are merged already have nothing to compare."""
+    apart = [its for its in survey.experts.values() if len(its) > 1]
+    names = [name for name in survey.layout.experts if any(name in its for its in apart)]
+    return f"compares {', '.join(names)} in {len(apart)} layers"
 
 
 def _merged(path: str) -> tuple[str, tuple[str, ...]]:
